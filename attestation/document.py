@@ -1,0 +1,92 @@
+"""The attestation document: what the engine answers to a nonce, and what a user may keep to check again later.
+
+::
+
+    {"version": 1,
+     "nonces": ["<64 hex>", ...],              one collection answers up to 64 waiting clients
+     "statement": "<base64>",                  exact bytes
+     "evidence": {"kind": "...", "report": "<base64>"},
+     "device_evidence": "<base64>"}            exact bytes, empty when there are no devices
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
+
+from attestation import strictjson
+from attestation.errors import EvidenceError
+from attestation.statement import MAX_NONCES
+from attestation.types import NONCE_BYTES, DeviceEvidence, Evidence, EvidenceKind, Nonce, StatementBytes
+from attestation.validation import STRICT, Base64, validate
+
+WELL_KNOWN_PATH = "/.well-known/sottovoce-attestation"
+MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
+"""Eight GPUs with certificate chains and collateral stay under 1 MiB."""
+
+
+def parse_nonce(value: object) -> Nonce:
+    """A nonce from its 64 lower-case hexadecimal digits. Raises ValueError."""
+    if not isinstance(value, str) or len(value) != 2 * NONCE_BYTES or set(value) - set("0123456789abcdef"):
+        raise ValueError("a nonce is 64 lower-case hexadecimal digits")
+    return Nonce(bytes.fromhex(value))
+
+
+_Nonce = Annotated[bytes, PlainValidator(parse_nonce), PlainSerializer(bytes.hex)]
+
+
+@dataclass(frozen=True, slots=True)
+class _EvidenceMember:
+    __pydantic_config__ = STRICT
+    kind: Annotated[EvidenceKind, Field(strict=False)]
+    report: Base64
+
+
+@dataclass(frozen=True, slots=True)
+class _DocumentMembers:
+    __pydantic_config__ = STRICT
+    version: Literal[1]
+    nonces: Annotated[tuple[_Nonce, ...], Field(strict=False, min_length=1, max_length=MAX_NONCES)]
+    statement: Base64
+    evidence: _EvidenceMember
+    device_evidence: Base64
+
+
+_DOCUMENT = TypeAdapter(_DocumentMembers)
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationDocument:
+    """Evidence with everything it is bound to; nothing in it is verified yet."""
+
+    nonces: tuple[Nonce, ...]
+    statement: StatementBytes
+    evidence: Evidence
+    device_evidence: DeviceEvidence
+
+    def encode(self) -> bytes:
+        return _DOCUMENT.dump_json(
+            _DocumentMembers(
+                version=1,
+                nonces=self.nonces,
+                statement=self.statement,
+                evidence=_EvidenceMember(self.evidence.kind, self.evidence.report),
+                device_evidence=self.device_evidence,
+            )
+        )
+
+
+def parse_document(data: bytes) -> AttestationDocument:
+    """Read a document. Raises EvidenceError naming every fault."""
+    try:
+        members = validate(_DOCUMENT, strictjson.loads(data, max_bytes=MAX_DOCUMENT_BYTES))
+    except ValueError as exc:
+        raise EvidenceError(f"attestation document: {exc}") from exc
+    return AttestationDocument(
+        nonces=tuple(Nonce(nonce) for nonce in members.nonces),
+        statement=StatementBytes(members.statement),
+        evidence=Evidence(members.evidence.kind, members.evidence.report),
+        device_evidence=DeviceEvidence(members.device_evidence),
+    )

@@ -1,0 +1,35 @@
+"""Development evidence: the shape of an attestation without any proof.
+
+It exists so that the whole path runs on a machine without a TEE. Anyone can make it, so a policy that names it
+names nothing else, and everything that accepts it says so in red.
+
+    report = "sottovoce insecure evidence v1" || 00 || report_data (64)
+"""
+
+from __future__ import annotations
+
+from attestation.errors import EvidenceError
+from attestation.types import REPORT_DATA_BYTES, DeviceEvidence, Evidence, EvidenceKind, Nonce, ReportData
+
+_PREFIX = b"sottovoce insecure evidence v1\x00"
+
+WARNING = "INSECURE development evidence: it proves nothing about the machine or its software."
+
+
+class InsecureAttester:
+    """An Attester for development machines."""
+
+    kind = EvidenceKind.INSECURE
+
+    async def collect(self, report_data: ReportData) -> Evidence:
+        return Evidence(EvidenceKind.INSECURE, _PREFIX + report_data)
+
+    async def collect_devices(self, nonce: Nonce) -> DeviceEvidence:  # noqa: ARG002 - part of the Protocol
+        return DeviceEvidence(b"")
+
+
+def parse_report(report: bytes) -> ReportData:
+    """The report_data that development evidence carries. Raises EvidenceError."""
+    if len(report) != len(_PREFIX) + REPORT_DATA_BYTES or not report.startswith(_PREFIX):
+        raise EvidenceError("not development evidence")
+    return ReportData(report[len(_PREFIX) :])

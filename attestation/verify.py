@@ -1,0 +1,208 @@
+"""Is the other end what the policy asks for? Pure: evidence, policy and time in; a result or a refusal out.
+
+The steps, in order; each is one or more lines of the result:
+
+1. freshness     the document answers our nonce
+2. evidence      its kind is one that the policy accepts, and it is authentic
+3. binding       the evidence carries the report_data computed from nonces, statement and device evidence
+4. devices       device evidence satisfies the policy
+5. lifetime      the statement is in force now, and not for longer than the policy allows
+6. keys          at least one key configuration can be used
+7. configuration what the engine confesses is within the policy
+8. models        every served model has weights that the policy names
+
+Every step is taken even after one failed, so that a refusal names everything that is wrong; only a document or
+statement that cannot be read at all ends it early. Left out here: whether the key is really used, which the channel
+proves by opening what was sealed to it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from attestation import insecure
+from attestation.document import AttestationDocument
+from attestation.errors import ChannelError, EvidenceError, RefusedError
+from attestation.policy import ModelPolicy, Policy, StatementPolicy
+from attestation.statement import EffectiveConfig, Statement, parse_statement, report_data
+from attestation.types import (
+    Check,
+    Evidence,
+    EvidenceKind,
+    Nonce,
+    ReportData,
+    failed,
+    judged,
+    passed,
+    skipped,
+)
+
+INSECURE_EVIDENCE_OPTION = "insecure_evidence"
+"""The option under which an engine produces development evidence; a policy for that evidence implies it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationResult:
+    """An accepted peer (RFC 9334: attestation result).
+
+    checks: every check made or skipped, in order; none failed.
+    expires_at: when the keys in `statement` may no longer be used.
+    """
+
+    statement: Statement
+    kind: EvidenceKind
+    checks: tuple[Check, ...]
+    verified_at: datetime
+    expires_at: datetime
+
+
+def verify(document: AttestationDocument, policy: Policy, *, expected: Nonce, now: datetime) -> AttestationResult:
+    """Appraise `document` against `policy`.
+
+    expected: the nonce we sent. now: an aware datetime.
+    Raises RefusedError carrying every check, and EvidenceError when the statement cannot be read.
+    """
+    statement = parse_statement(document.statement)
+    checks = (
+        *_freshness(document, expected),
+        *_evidence(document, policy),
+        *_devices(document),
+        *_lifetime(statement, policy.statement, now),
+        *_keys(statement),
+        *_configuration(statement.config, policy),
+        *_models(statement, policy.models),
+    )
+    if any(check.failed for check in checks):
+        raise RefusedError(checks)
+    return AttestationResult(
+        statement, document.evidence.kind, checks, now, datetime.fromtimestamp(statement.not_after, UTC)
+    )
+
+
+def _freshness(document: AttestationDocument, expected: Nonce) -> Iterator[Check]:
+    yield judged(
+        "nonce",
+        expected in document.nonces,
+        "the document answers our nonce",
+        "it answers other nonces than ours",
+    )
+
+
+def _evidence(document: AttestationDocument, policy: Policy) -> Iterator[Check]:
+    kind = document.evidence.kind
+    yield judged(
+        "evidence kind",
+        kind in policy.kinds,
+        f"{kind} evidence, which the policy accepts",
+        f"{kind} evidence; the policy accepts {', '.join(sorted(policy.kinds))}",
+    )
+    yield skipped("machine", insecure.WARNING)
+    yield _binding(document, _reported(document.evidence))
+
+
+def _reported(evidence: Evidence) -> ReportData | None:
+    try:
+        return insecure.parse_report(evidence.report)
+    except EvidenceError:
+        return None
+
+
+def _binding(document: AttestationDocument, reported: ReportData | None) -> Check:
+    if reported is None:
+        return failed("binding", "the evidence cannot be read")
+    expected = report_data(document.nonces, document.statement, document.device_evidence)
+    return judged(
+        "binding",
+        hmac.compare_digest(reported, expected),
+        "report_data commits to the nonces, the statement and its keys, and the device evidence",
+        "report_data does not commit to this statement, these nonces and this device evidence",
+    )
+
+
+def _devices(document: AttestationDocument) -> Iterator[Check]:
+    if document.device_evidence:
+        yield failed("devices", "device evidence is present, and the policy has no rules to appraise it by")
+    else:
+        yield skipped("devices", "no device evidence, and the policy asks for none")
+
+
+def _lifetime(statement: Statement, policy: StatementPolicy, now: datetime) -> Iterator[Check]:
+    left_s = statement.not_after - now.timestamp()
+    if left_s <= 0:
+        yield failed("lifetime", f"the statement expired {-left_s:.0f} s ago")
+    else:
+        yield judged(
+            "lifetime",
+            left_s <= policy.max_lifetime_s,
+            f"in force for another {left_s:.0f} s",
+            f"in force for another {left_s:.0f} s; the policy allows {policy.max_lifetime_s} s",
+        )
+
+
+def _keys(statement: Statement) -> Iterator[Check]:
+    try:
+        digests = [config.path_digest for config in statement.ohttp_keys if config.preferred_suite()]
+    except ChannelError as exc:
+        yield failed("keys", str(exc))
+        return
+    yield judged("keys", bool(digests), f"sealing to {', '.join(digests)}", "the statement names no key configuration")
+
+
+def _configuration(config: EffectiveConfig, policy: Policy) -> Iterator[Check]:
+    allowed = policy.statement
+    implied = {INSECURE_EVIDENCE_OPTION} if policy.is_insecure else set()
+    options = set(config.insecure_options) - set(allowed.allow_options) - implied
+    plugins = set(config.plugins) - set(allowed.allow_plugins)
+    yield judged(
+        "log level",
+        config.log_level in allowed.log_levels,
+        f"logs at level {config.log_level}",
+        f"logs at level {config.log_level}; the policy accepts {', '.join(allowed.log_levels)}",
+    )
+    yield judged(
+        "request log",
+        allowed.allow_request_log or not config.request_log,
+        "no log line per request" if not config.request_log else "a log line per request, which the policy allows",
+        "writes a log line per request",
+    )
+    yield judged(
+        "backend",
+        allowed.allow_attached_backend or not config.backend_attached,
+        f"{config.backend}" + (", attached, which the policy allows" if config.backend_attached else ""),
+        f"{config.backend}, attached to a process that the engine did not start",
+    )
+    yield judged(
+        "plugins",
+        not plugins,
+        "no code in the backend beyond what the policy names",
+        f"loads {', '.join(sorted(plugins))} into the backend",
+    )
+    yield judged(
+        "options",
+        not options,
+        "no insecure option beyond what the policy names",
+        f"insecure options in force: {', '.join(sorted(options))}",
+    )
+    yield _api_keys(config, required=allowed.require_api_keys)
+
+
+def _api_keys(config: EffectiveConfig, *, required: bool) -> Check:
+    if not required:
+        return skipped("api keys", "the policy does not ask whether the engine requires API keys")
+    return judged("api keys", config.api_keys_required, "API keys are required", "the engine requires no API key")
+
+
+def _models(statement: Statement, policy: tuple[ModelPolicy, ...]) -> Iterator[Check]:
+    served = ", ".join(model.id for model in statement.models) or "none"
+    if not policy:
+        yield skipped("models", f"the policy names no weights; served: {served}")
+        return
+    accepted = {model.id: model.weights_sha256 for model in policy}
+    foreign = [model.id for model in statement.models if model.weights_sha256 not in accepted.get(model.id, ())]
+    if foreign:
+        yield failed("models", f"weights that the policy does not name: {', '.join(foreign)}")
+    else:
+        yield passed("models", f"weights as the policy names them: {served}")
