@@ -1,0 +1,324 @@
+"""The engine, wired: processes, keys, evidence, gateway, listeners. The only place where the parts meet."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+from aiohttp import web
+
+from attestation import insecure
+from attestation.attester import EvidenceDesk
+from attestation.channel.keyconfig import KeyConfig
+from attestation.document import WELL_KNOWN_PATH, parse_nonce
+from attestation.errors import AttestationError
+from attestation.http import Address, listening
+from attestation.insecure import InsecureAttester
+from attestation.program import ExitCode, until_stopped
+from attestation.statement import EffectiveConfig, ModelIdentity, Statement, encode_statement
+from attestation.types import StatementBytes
+from engine.admission import Admission, UploadPace
+from engine.application import SpeechApplication
+from engine.backends.faster_whisper import FasterWhisperTranscriber
+from engine.gateway import Gateway, outer_error
+from engine.keys import KeyRing
+from engine.openai.models import ModelCatalogue, ServedModel
+from engine.settings import MAX_REQUEST_BYTES, EngineSettings
+from engine.speech.decode import AudioDecoder
+from engine.speech.pipeline import Decoder, SpeechPipeline
+from engine.speech.transcriber import Transcriber
+from engine.telemetry import WINDOW_S, Telemetry
+from engine.weights import weights_digest
+
+_log = structlog.get_logger(__name__)
+
+MAX_CHUNK_BYTES = 65_536
+KEY_TIMER_S = 30.0
+
+
+@dataclass(slots=True)
+class EngineState:
+    """What the listeners look at to say how the engine is."""
+
+    transcriber: Transcriber
+    telemetry: Telemetry
+    draining: bool = False
+    serving: bool = False
+
+    def not_ready_because(self) -> str | None:
+        if self.draining:
+            return "draining"
+        if not self.serving:
+            return "starting"
+        return None if self.transcriber.ready else "the speech backend is not ready"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEngine:
+    """Handles for whoever started the engine: the bound addresses and the parts a test wants to reach."""
+
+    address: Address
+    status_address: Address
+    state: EngineState
+    ring: KeyRing
+    application: SpeechApplication
+    settings: EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """What tests and benchmarks put in place of the real thing; None means the real thing."""
+
+    transcriber: Transcriber | None = None
+    decoder: Decoder | None = None
+    heartbeat_s: float = 15.0
+    pace: UploadPace = field(default_factory=UploadPace)
+    clock: Callable[[], float] = time.time
+
+
+async def serve(settings: EngineSettings) -> ExitCode:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    async with running_engine(settings) as engine:
+        _announce(engine)
+        await until_stopped()
+        engine.state.draining = True
+        _log.info("draining")
+    return ExitCode.ACCEPTED
+
+
+def _announce(engine: RunningEngine) -> None:
+    _log.warning("insecure_evidence", detail=insecure.WARNING)
+    _log.info(
+        "serving",
+        address=str(engine.address),
+        status_address=str(engine.status_address),
+        models=[model.id for model in engine.application.catalogue.models],
+    )
+
+
+@asynccontextmanager
+async def running_engine(settings: EngineSettings, parts: EngineParts | None = None) -> AsyncIterator[RunningEngine]:
+    """An engine that serves while the context is open. Raises BackendError, OSError."""
+    parts = parts or EngineParts()
+    telemetry = Telemetry()
+    transcriber = parts.transcriber or FasterWhisperTranscriber(
+        dict(settings.models), device=settings.device, compute_type=settings.compute_type
+    )
+    state = EngineState(transcriber, telemetry)
+    telemetry.gateway.insecure.set(int(settings.insecure_evidence))
+    telemetry.gateway.backend_ready.set_function(lambda: float(transcriber.ready))
+    async with AsyncExitStack() as stack:
+        status_address = await stack.enter_async_context(_listening(_status_app(state), settings.status_listen))
+        await stack.enter_async_context(_backend(transcriber))
+        decoder = await stack.enter_async_context(_decoder(settings, parts))
+        catalogue = await _catalogue(settings)
+        ring = KeyRing(
+            await _claims(settings, catalogue, transcriber.kind),
+            lifetime_s=settings.key_lifetime_s,
+            overlap_s=settings.key_overlap_s,
+            now=parts.clock(),
+        )
+        application = _application(settings, catalogue, SpeechPipeline(transcriber, decoder), telemetry)
+        app = _public_app(ring, application, telemetry, parts)
+        await stack.enter_async_context(_timers(ring, telemetry, parts.clock))
+        address = await stack.enter_async_context(_listening(app, settings.listen, drain_s=settings.drain_s))
+        state.serving = True
+        yield RunningEngine(address, status_address, state, ring, application, settings)
+        state.draining = True
+
+
+@asynccontextmanager
+async def _listening(app: web.Application, address: str, *, drain_s: float = 0.0) -> AsyncIterator[Address]:
+    async with listening(app, [Address.parse(address)], error_response=outer_error, shutdown_timeout_s=drain_s) as (
+        bound,
+        *_,
+    ):
+        yield bound
+
+
+@asynccontextmanager
+async def _backend(transcriber: Transcriber) -> AsyncIterator[None]:
+    await transcriber.start()
+    try:
+        yield
+    finally:
+        await transcriber.close()
+
+
+@asynccontextmanager
+async def _decoder(settings: EngineSettings, parts: EngineParts) -> AsyncIterator[Decoder]:
+    if parts.decoder is not None:
+        yield parts.decoder
+        return
+    decoder = AudioDecoder(
+        max_audio_s=settings.max_audio_seconds, allow_unsandboxed_decoder=settings.allow_unsandboxed_decoder
+    )
+    await decoder.start()
+    try:
+        yield decoder
+    finally:
+        await decoder.close()
+
+
+async def _catalogue(settings: EngineSettings) -> ModelCatalogue:
+    models = tuple(
+        ServedModel(
+            name,
+            created=int(path.stat().st_mtime),
+            aliases=tuple(alias for alias, served in settings.aliases if served == name),
+        )
+        for name, path in settings.models
+    )
+    return ModelCatalogue(models)
+
+
+async def _claims(
+    settings: EngineSettings, catalogue: ModelCatalogue, backend: str
+) -> Callable[[KeyConfig, int], StatementBytes]:
+    digests = {name: await asyncio.to_thread(weights_digest, path) for name, path in settings.models}
+    models = tuple(ModelIdentity(model.id, model.aliases, digests[model.id]) for model in catalogue.models)
+    config = EffectiveConfig(
+        backend=backend,
+        backend_arguments=(f"device={settings.device}", f"compute_type={settings.compute_type}"),
+        backend_attached=False,
+        log_level=settings.log_level.value,
+        plugins=(),
+        api_keys_required=False,
+        request_log=settings.log_requests,
+        insecure_options=settings.insecure_options,
+    )
+    instance = secrets.token_hex(8)
+
+    def claims(key: KeyConfig, not_after: int) -> StatementBytes:
+        return encode_statement(
+            Statement(
+                version=1,
+                instance=instance,
+                ohttp_keys=(key,),
+                not_after=not_after,
+                max_chunk_bytes=MAX_CHUNK_BYTES,
+                max_request_bytes=MAX_REQUEST_BYTES,
+                models=models,
+                config=config,
+                tls_spki_sha256=None,
+                receipt_key=None,
+            )
+        )
+
+    return claims
+
+
+def _application(
+    settings: EngineSettings, catalogue: ModelCatalogue, pipeline: SpeechPipeline, telemetry: Telemetry
+) -> SpeechApplication:
+    admission = Admission(max_requests=settings.max_requests, max_body_bytes=settings.max_upload_bytes)
+    telemetry.gateway.in_flight.set_function(lambda: float(admission.requests))
+    return SpeechApplication(
+        catalogue,
+        pipeline,
+        admission,
+        telemetry.speech,
+        max_request_bytes=MAX_REQUEST_BYTES,
+        request_timeout_s=settings.request_timeout_s,
+        log_requests=settings.log_requests,
+    )
+
+
+def _public_app(
+    ring: KeyRing, application: SpeechApplication, telemetry: Telemetry, parts: EngineParts
+) -> web.Application:
+    gateway = Gateway(
+        ring,
+        application,
+        telemetry.gateway,
+        max_request_bytes=MAX_REQUEST_BYTES,
+        pace=parts.pace,
+        heartbeat_s=parts.heartbeat_s,
+        clock=parts.clock,
+    )
+    desk = EvidenceDesk(InsecureAttester(), lambda: ring.current(parts.clock()).statement)
+    telemetry.gateway.key_expiry.set_function(lambda: ring.current(parts.clock()).retires_at)
+
+    async def attest(request: web.Request) -> web.Response:
+        outcome, response = await _attest(desk, request)
+        telemetry.gateway.attestations.labels(outcome=outcome).inc()
+        return response
+
+    app = web.Application(middlewares=[_constant_errors], client_max_size=1024)
+    app.router.add_post("/ohttp/{digest:[0-9a-f]{32}}", gateway.post)
+    app.router.add_post("/.well-known/ohttp-gateway", gateway.post)
+    app.router.add_get("/.well-known/ohttp-gateway", gateway.get_keys)
+    app.router.add_get(WELL_KNOWN_PATH, attest)
+    return app
+
+
+async def _attest(desk: EvidenceDesk, request: web.Request) -> tuple[str, web.Response]:
+    try:
+        nonce = parse_nonce(request.query.get("nonce"))
+    except ValueError:
+        return "bad_nonce", outer_error(400)
+    try:
+        document = await desk.document(nonce, request.remote or "")
+    except AttestationError as exc:
+        _log.error("attestation_failed", error=type(exc).__name__, detail=str(exc))
+        return "failed", outer_error(503)
+    if document is None:
+        response = outer_error(503)
+        response.headers["Retry-After"] = "1"
+        return "busy", response
+    headers = {"Cache-Control": "no-store", "Server": "sottovoce"}
+    return "attested", web.Response(body=document.encode(), content_type="application/json", headers=headers)
+
+
+@web.middleware
+async def _constant_errors(request: web.Request, handler: Callable[[web.Request], object]) -> web.StreamResponse:
+    """What the router refuses (404, 405) is answered like all else outside the envelope."""
+    try:
+        return await handler(request)  # type: ignore[misc, no-any-return]
+    except web.HTTPException as exc:
+        return outer_error(exc.status)
+
+
+def _status_app(state: EngineState) -> web.Application:
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        reason = state.not_ready_because()
+        return web.Response(status=503 if reason else 200, text=f"{reason or 'ok'}\n")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=state.telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    app = web.Application(middlewares=[_constant_errors])
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/healthz", readyz)
+    app.router.add_get("/metrics", metrics)
+    return app
+
+
+@asynccontextmanager
+async def _timers(ring: KeyRing, telemetry: Telemetry, clock: Callable[[], float]) -> AsyncIterator[None]:
+    async def every(period_s: float, act: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(period_s)
+            act()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(every(KEY_TIMER_S, lambda: ring.expire(clock()))),
+            group.create_task(every(WINDOW_S, telemetry.close_window)),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()

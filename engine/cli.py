@@ -1,0 +1,56 @@
+"""The command line of the engine: `sottovoce-engine`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attestation.program import configure_logging, run, settings_command
+from engine.settings import EngineSettings
+from engine.weights import weights_digest
+
+app = typer.Typer(
+    name="sottovoce-engine",
+    help="Serve speech-to-text from inside a confidential VM.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("sottovoce"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Serve speech-to-text from inside a confidential VM."""
+
+
+@app.command()
+@settings_command(EngineSettings)
+def serve(settings: EngineSettings) -> None:
+    """Serve sealed requests until told to stop."""
+    from engine.app import serve as serve_engine  # the server's libraries are loaded only to serve  # noqa: PLC0415
+
+    configure_logging(settings.log_format, settings.log_level)
+    run(serve_engine(settings))
+
+
+@app.command()
+def digest(path: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A model directory.")]) -> None:
+    """Print the digest of a model's files, for a policy's `weights_sha256`."""
+    typer.echo(weights_digest(path))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,74 @@
+"""What is an exchange, once the envelope is open? The seam between the gateway and the application inside.
+
+The gateway knows keys, chunks and padding and nothing of speech; the application knows requests and answers and nothing
+of encryption. Between them: a head that opens an exchange, body pieces, an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+Events = AsyncGenerator[bytes, None]
+"""A streamed body; every item is one complete server-sent event, to be flushed by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of an inner request. Header names are in lower case; the first of a repeated name counts."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An inner response; `body` is whole, or a stream of events."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | Events
+
+
+class Exchange(Protocol):
+    """One request on its way in and its answer on its way out."""
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece of the body. Raises RequestError; then nothing more is fed, nor `answer` called."""
+
+    async def answer(self) -> Answer:
+        """Do the work; called once, when the whole request has arrived. Raises RequestError, BackendError."""
+
+    def close(self) -> None:
+        """Give back what the exchange held; called exactly once, however it ended."""
+
+
+class Application(Protocol):
+    """What is served inside the envelope."""
+
+    def open(self, head: Head) -> Exchange:
+        """Admit a request by its head. Raises RequestError."""
+
+    def refusal(self, error: Exception, head: Head | None) -> Answer:
+        """The answer to a request that failed with `error`; a constant for what is not a RequestError."""
+
+    def broken_stream(self, error: Exception) -> bytes:
+        """The last event of a stream that failed with `error` after it began."""
+
+
+async def ticking(work: Coroutine[Any, Any, T], period_s: float, tick: Callable[[], Awaitable[None]]) -> T:
+    """Await `work`, calling `tick` whenever another `period_s` has gone by; cancelled together with its caller."""
+    task = asyncio.create_task(work)  # noqa: TID251 - awaited here, whatever happens
+    try:
+        while not (await asyncio.wait({task}, timeout=period_s))[0]:
+            await tick()
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})

@@ -1,0 +1,114 @@
+"""What can the operator of an engine choose? One frozen value, from flags, variables or a file."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from attestation.http import Address
+from attestation.program import LogLevel, ProgramSettings
+from attestation.verify import INSECURE_EVIDENCE_OPTION
+
+MAX_FILE_BYTES = 26_214_400
+"""OpenAI's limit on the file part, to the byte."""
+
+MAX_REQUEST_BYTES = MAX_FILE_BYTES + 1024 * 1024
+"""A whole inner request: the file, and a mebibyte for every other part."""
+
+
+class BackendKind(StrEnum):
+    FASTER_WHISPER = "faster-whisper"
+
+
+def _address(text: str) -> str:
+    Address.parse(text)
+    return text
+
+
+def _pair(text: str) -> str:
+    name, separator, value = text.partition("=")
+    if not separator or not name or not value:
+        raise ValueError("must be NAME=VALUE")
+    return text
+
+
+ListenAddress = Annotated[str, AfterValidator(_address)]
+Pair = Annotated[str, AfterValidator(_pair)]
+
+
+class EngineSettings(ProgramSettings):
+    """Settings of `sottovoce-engine serve`."""
+
+    listen: ListenAddress = Field("127.0.0.1:8800", description="HOST:PORT for sealed requests.")
+    status_listen: ListenAddress = Field("127.0.0.1:8801", description="HOST:PORT for health and metrics.")
+    model: tuple[Pair, ...] = Field((), description="NAME=PATH of a model directory; may be repeated.")
+    alias: tuple[Pair, ...] = Field((), description="ALIAS=NAME, another name for a model; may be repeated.")
+    backend: BackendKind = Field(BackendKind.FASTER_WHISPER, description="What runs the models.")
+    device: str = Field("cpu", description="Where faster-whisper runs its models: cpu, cuda or auto.")
+    compute_type: str = Field("default", description="CTranslate2 compute type of faster-whisper.")
+    insecure_evidence: bool = Field(
+        False,
+        description="DEVELOPMENT ONLY: attest with evidence that proves nothing. Only an insecure policy accepts it.",
+    )
+    allow_unsandboxed_decoder: bool = Field(
+        False, description="DANGER: decode uploads even where the kernel offers no system call filter."
+    )
+    log_requests: bool = Field(
+        False, description="One log line per request (never content); confessed in the statement."
+    )
+    max_audio_seconds: int = Field(14_400, gt=0, description="Longest recording that is transcribed.")
+    key_lifetime_s: int = Field(
+        21_600, ge=60, le=86_400, description="Seconds until a new key replaces the current one."
+    )
+    key_overlap_s: int = Field(
+        900, ge=1, le=3_600, description="Seconds for which a replaced key still opens requests."
+    )
+    max_requests: int = Field(256, gt=0, description="Requests admitted at a time.")
+    max_upload_bytes: int = Field(
+        64 * MAX_REQUEST_BYTES, ge=MAX_REQUEST_BYTES, description="Memory that all uploads together may take."
+    )
+    request_timeout_s: float = Field(3_600.0, gt=0, description="Longest time from a whole request to its answer.")
+    drain_s: float = Field(3_600.0, ge=0, description="How long requests in flight may still run after SIGTERM.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EngineSettings:
+        faults = tuple(self._faults())
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _faults(self) -> list[str]:
+        served = [name for name, _ in self.models]
+        faults = []
+        if not served:
+            faults.append("--model is needed at least once")
+        faults += [f"--model {name}: no such directory" for name, path in self.models if not path.is_dir()]
+        faults += [f"--alias {alias}: {name} is not served" for alias, name in self.aliases if name not in served]
+        names = served + [alias for alias, _ in self.aliases]
+        faults += [f"the name {name} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
+        if not self.insecure_evidence:
+            faults.append("no evidence to attest with on this machine; --insecure-evidence is the development stand-in")
+        return faults
+
+    @property
+    def models(self) -> tuple[tuple[str, Path], ...]:
+        """(name, directory) of each model."""
+        return tuple((name, Path(path)) for name, _, path in (pair.partition("=") for pair in self.model))
+
+    @property
+    def aliases(self) -> tuple[tuple[str, str], ...]:
+        """(alias, name) of each alias."""
+        return tuple((alias, name) for alias, _, name in (pair.partition("=") for pair in self.alias))
+
+    @property
+    def insecure_options(self) -> tuple[str, ...]:
+        """Every option in force whose name says `insecure` or `allow`; the statement confesses them."""
+        dangerous = (INSECURE_EVIDENCE_OPTION, "allow_unsandboxed_decoder")
+        return tuple(name for name in dangerous if getattr(self, name))
+
+    @property
+    def confessed_log_level(self) -> str:
+        return LogLevel(self.log_level).value
