@@ -1,0 +1,191 @@
+"""What do the proxy, the channel and the gateway cost? One run, one report.
+
+Every figure compares, in the same run and in turns, a request to the engine's inner application over plain HTTP with
+the same request through `sottovoce proxy` and the engine: two more hops, sealing and opening both ways, padding and
+framing. Speech is null on both sides. Medians are of paired differences; machines drift, pairs drift together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+
+KIB, MIB = 1024, 1024 * 1024
+POLICY = Path(__file__).parent.parent / "examples" / "insecure-policy.toml"
+PATH = "/v1/audio/transcriptions"
+BOUNDARY = "benchmark"
+CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
+UPLOADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many requests of one size are sent, at one concurrency."""
+
+    name: str
+    file_bytes: int
+    concurrency: int
+    requests: int
+
+
+LOADS = (
+    Load("100 KB", 100_000, 1, 100),
+    Load("100 KB", 100_000, 8, 200),
+    Load("100 KB", 100_000, 64, 400),
+    Load("25 MiB", 25 * MIB, 1, 15),
+    Load("25 MiB", 25 * MIB, 8, 24),
+    Load("25 MiB", 25 * MIB, 64, 64),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    process: asyncio.subprocess.Process
+    url: str
+
+
+async def main() -> None:
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}")
+    async with AsyncExitStack() as stack:
+        direct = await stack.enter_async_context(_server("direct"))
+        engine = await stack.enter_async_context(_server("engine"))
+        proxy = await stack.enter_async_context(_proxy(engine.url))
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None))
+        )
+        print(
+            f"\n{'body':>7} {'conc.':>6} {'direct ms':>10} {'sealed ms':>10} {'added ms':>9} {'direct/s':>9} {'sealed/s':>9}"
+        )
+        for load in LOADS:
+            print(await _compare(session, direct.url, proxy.url, load))
+    print(await _peak_memory())
+
+
+async def _compare(session: aiohttp.ClientSession, direct: str, sealed: str, load: Load) -> str:
+    body = _form(load.file_bytes)
+    for url in (direct, sealed):
+        await _timed(session, url, body)
+    if load.concurrency == 1:
+        pairs = [
+            (await _timed(session, direct, body), await _timed(session, sealed, body)) for _ in range(load.requests)
+        ]
+        plain_ms, sealed_ms = (statistics.median(side) for side in zip(*pairs, strict=True))
+        added_ms = statistics.median(after - before for before, after in pairs)
+        rates = 1000 / plain_ms, 1000 / sealed_ms
+    else:
+        plain_ms, plain_rate = await _crowd(session, direct, body, load)
+        sealed_ms, sealed_rate = await _crowd(session, sealed, body, load)
+        added_ms, rates = sealed_ms - plain_ms, (plain_rate, sealed_rate)
+    return (
+        f"{load.name:>7} {load.concurrency:>6} {plain_ms:>10.1f} {sealed_ms:>10.1f} {added_ms:>9.1f}"
+        f" {rates[0]:>9.1f} {rates[1]:>9.1f}"
+    )
+
+
+async def _crowd(session: aiohttp.ClientSession, url: str, body: bytes, load: Load) -> tuple[float, float]:
+    """Median latency in ms, and requests a second."""
+    places = asyncio.Semaphore(load.concurrency)
+
+    async def one() -> float:
+        async with places:
+            return await _timed(session, url, body)
+
+    begun = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one()) for _ in range(load.requests)]
+    elapsed_s = time.perf_counter() - begun
+    return statistics.median(task.result() for task in tasks), load.requests / elapsed_s
+
+
+async def _timed(session: aiohttp.ClientSession, url: str, body: bytes) -> float:
+    begun = time.perf_counter()
+    async with session.post(url + PATH, data=body, headers={"Content-Type": CONTENT_TYPE}) as response:
+        answer = await response.read()
+        if response.status != 200:
+            raise SystemExit(f"{url} answered {response.status}: {answer[:200]!r}")
+    return (time.perf_counter() - begun) * 1000
+
+
+def _form(file_bytes: int) -> bytes:
+    head = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="model"\r\n\r\nnull\r\n'
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    )
+    return head.encode() + bytes(file_bytes) + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+async def _peak_memory() -> str:
+    """Peak memory of the proxy while `UPLOADS` uploads of 25 MiB wait for their answers."""
+    async with _server("engine", UPLOADS) as engine, _proxy(engine.url) as proxy, aiohttp.ClientSession() as session:
+        before = _peak_bytes(proxy.process.pid)
+        body = _form(25 * MIB)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(UPLOADS):
+                group.create_task(_timed(session, proxy.url, body))
+        peak = _peak_bytes(proxy.process.pid)
+    retained = UPLOADS * len(body)
+    return (
+        f"\nproxy memory with {UPLOADS} uploads of 25 MiB in flight: peak {peak / MIB:.0f} MiB, {before / MIB:.0f} MiB"
+        f" before; retained bodies {retained / MIB:.0f} MiB; over them {(peak - retained) / MIB:.0f} MiB"
+    )
+
+
+def _peak_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * KIB
+
+
+@asynccontextmanager
+async def _server(kind: str, hold_until: int = 0) -> AsyncIterator[Server]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.servers", kind, str(hold_until), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        port = int(await process.stdout.readline())
+        yield Server(process, f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@asynccontextmanager
+async def _proxy(engine_url: str) -> AsyncIterator[Server]:
+    address, status = "127.0.0.1:18080", "127.0.0.1:18081"
+    program = Path(sys.executable).with_name("sottovoce")
+    process = await asyncio.create_subprocess_exec(
+        program, "proxy", "--engine", engine_url, "--policy", str(POLICY), "--listen", address,
+        "--status-listen", status, "--log-level", "error", stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        await _until_ready(f"http://{status}/readyz")
+        yield Server(process, f"http://{address}")
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _until_ready(url: str) -> None:
+    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(url) as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

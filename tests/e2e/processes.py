@@ -1,0 +1,122 @@
+"""The shipped programs as real processes, for tests that look at them from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+ROOT = Path(__file__).parent.parent.parent
+CHECKPOINT = ROOT / "tests" / "checkpoints" / "nano" / "ct2"
+POLICY = ROOT / "examples" / "insecure-policy.toml"
+READY_TIMEOUT_S = 120.0
+
+
+@dataclass(slots=True)
+class Program:
+    """A running program: its process, where it serves, and everything it has printed."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    status_url: str
+    log: Path
+
+    def printed(self) -> bytes:
+        return self.log.read_bytes()
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await self.process.wait()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago; the programs under test refuse to share, so a clash is seen."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def program(
+    name: str, arguments: Sequence[str], log: Path, *, port: int | None = None, prefix: Sequence[str] = ()
+) -> AsyncIterator[Program]:
+    """Run a console script with `--listen` and `--status-listen` on free ports; stopped when the context is left.
+
+    prefix: a command to run it under, such as a tracer.
+    """
+    port, status_port = port or free_port(), free_port()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SOTTOVOCE_")}
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *prefix,
+            str(Path(sys.executable).with_name(name)),
+            *arguments,
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--status-listen",
+            f"127.0.0.1:{status_port}",
+            stdout=output,
+            stderr=output,
+            cwd=ROOT,
+            env=environment,
+        )
+    running = Program(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{status_port}", log)
+    try:
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def until_ready(running: Program) -> None:
+    """Wait until the program's `/readyz` says so; fail at once when it ends."""
+    async with asyncio.timeout(READY_TIMEOUT_S), aiohttp.ClientSession() as session:
+        while await _status(session, running.status_url + "/readyz") != 200:
+            if running.process.returncode is not None:
+                raise AssertionError(running.printed().decode())
+            await asyncio.sleep(0.05)
+
+
+async def until_not_ready(running: Program) -> None:
+    """Wait until the program no longer calls itself ready, or is gone."""
+    async with asyncio.timeout(READY_TIMEOUT_S), aiohttp.ClientSession() as session:
+        while await _status(session, running.status_url + "/readyz") == 200:
+            await asyncio.sleep(0.05)
+
+
+async def _status(session: aiohttp.ClientSession, url: str) -> int | None:
+    try:
+        async with session.get(url) as response:
+            return response.status
+    except aiohttp.ClientError:
+        return None
+
+
+@asynccontextmanager
+async def engine(
+    log: Path, *options: str, port: int | None = None, prefix: Sequence[str] = ()
+) -> AsyncIterator[Program]:
+    """An engine with the nano checkpoint, ready."""
+    arguments = ("serve", "--insecure-evidence", "--model", f"nano={CHECKPOINT}", *options)
+    async with program("sottovoce-engine", arguments, log, port=port, prefix=prefix) as running:
+        await until_ready(running)
+        yield running
+
+
+@asynccontextmanager
+async def proxy(log: Path, engine_url: str, *options: str) -> AsyncIterator[Program]:
+    """A proxy that trusts development evidence; not waited for."""
+    arguments = ("proxy", "--engine", engine_url, "--policy", str(POLICY), *options)
+    async with program("sottovoce", arguments, log) as running:
+        yield running
