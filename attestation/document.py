@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
@@ -20,7 +20,7 @@ from attestation import strictjson
 from attestation.errors import EvidenceError
 from attestation.statement import MAX_NONCES
 from attestation.types import NONCE_BYTES, DeviceEvidence, Evidence, EvidenceKind, Nonce, StatementBytes
-from attestation.validation import STRICT, Base64, validate
+from attestation.validation import STRICT, Base64, VersionOne, validate
 
 WELL_KNOWN_PATH = "/.well-known/sottovoce-attestation"
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
@@ -40,15 +40,15 @@ _Nonce = Annotated[bytes, PlainValidator(parse_nonce), PlainSerializer(bytes.hex
 @dataclass(frozen=True, slots=True)
 class _EvidenceMember:
     __pydantic_config__ = STRICT
-    kind: Annotated[EvidenceKind, Field(strict=False)]
+    kind: EvidenceKind
     report: Base64
 
 
 @dataclass(frozen=True, slots=True)
 class _DocumentMembers:
     __pydantic_config__ = STRICT
-    version: Literal[1]
-    nonces: Annotated[tuple[_Nonce, ...], Field(strict=False, min_length=1, max_length=MAX_NONCES)]
+    version: VersionOne
+    nonces: Annotated[tuple[_Nonce, ...], Field(min_length=1, max_length=MAX_NONCES)]
     statement: Base64
     evidence: _EvidenceMember
     device_evidence: Base64
@@ -67,6 +67,7 @@ class AttestationDocument:
     device_evidence: DeviceEvidence
 
     def encode(self) -> bytes:
+        """The document as it is answered and saved."""
         return _DOCUMENT.dump_json(
             _DocumentMembers(
                 version=1,

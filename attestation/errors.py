@@ -53,4 +53,4 @@ class ChannelError(AttestationError):
 
 
 class KeyMismatchError(ChannelError):
-    """Unknown key id, key encapsulation or suite, or a first chunk that does not open (RFC 9458 section 6.4)."""
+    """Unknown key id, key encapsulation or suite, or a first chunk that does not open (RFC 9458 section 5.3)."""

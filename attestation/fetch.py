@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from attestation.document import MAX_DOCUMENT_BYTES, WELL_KNOWN_PATH, AttestationDocument, parse_document
 from attestation.errors import FetchError
+from attestation.http import NotLoopbackError
 from attestation.types import Nonce
 
 FETCH_TIMEOUT_S = 30.0
 """Collecting GPU evidence takes seconds, and two collections may come before ours."""
+
+
+def parse_engine_url(text: str) -> str:
+    """An engine's URL without a final slash: http or https, a host, perhaps a port and a path. Raises ValueError.
+
+    A user name in it would become an `Authorization` header in the clear, and a query would be lost.
+    """
+    try:
+        url = urlsplit(text)
+        _ = url.port  # raises when it is no port
+    except ValueError:
+        url = urlsplit("")
+    if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or set(text) & set("?#\\"):
+        raise ValueError("an engine's URL is http://HOST[:PORT][/PATH] or https://, without user, query or fragment")
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError("an engine's URL is printable ASCII without spaces")
+    return text.rstrip("/")
 
 
 async def fetch_document(
@@ -19,7 +38,8 @@ async def fetch_document(
 ) -> AttestationDocument:
     """Ask the engine at `engine_url` to attest itself over `nonce`.
 
-    session: from `attestation.http.open_session`. proxy: an HTTP proxy's URL.
+    session: from `attestation.http.open_session`. proxy: an HTTP proxy's URL; None with a session that is for loopback
+    only, since the proxy could be on this machine and the engine behind it elsewhere.
     Raises FetchError when no document came, EvidenceError when what came is none.
     """
     try:
@@ -37,7 +57,13 @@ async def fetch_document(
                 raise FetchError(f"the engine answered {response.status} to a request for its attestation")
             return parse_document(await _read_bounded(response.content, MAX_DOCUMENT_BYTES))
     except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-        raise FetchError(f"the engine cannot be reached ({type(exc).__name__})") from exc
+        raise FetchError(f"the engine cannot be reached ({_reason(exc)})") from exc
+
+
+def _reason(exc: BaseException) -> str:
+    """The kind of failure; of the messages only our own, for the others may quote what the other end sent."""
+    cause = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
+    return str(cause) if isinstance(cause, NotLoopbackError) else type(cause).__name__
 
 
 async def _read_bounded(stream: aiohttp.StreamReader, limit_bytes: int) -> bytes:

@@ -4,19 +4,23 @@ aiohttp's defaults are unsafe here one by one, so these are the only places that
 client: no transparent decompression, no cookies, no netrc and no environment, no default headers that identify or
 vary. The server: no access log, no decompression (a few kilobytes of gzip become gigabytes), a handler is cancelled
 when its client has gone, and what the parser refuses is answered with a constant, for by default it echoes the
-refused line, secret and all, to the client and to the log.
+refused line, secret and all, to the client and to the log. Nor does it answer in words of its own anywhere else:
+whatever HTTP error comes out of the application is answered with the same constants.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 import structlog
@@ -30,6 +34,8 @@ USER_AGENT = "sottovoce"
 MAX_LINE_BYTES = 8_190
 MAX_HEADER_COUNT = 64
 KEEPALIVE_S = 75.0
+_AT_ONCE_S = 0.01
+"""aiohttp takes a shutdown time-out of zero for none at all, and would wait for the longest request."""
 
 
 class NotLoopbackError(OSError):
@@ -63,11 +69,22 @@ def open_session(
     )
 
 
+def environment_proxy(url: str) -> str | None:
+    """The HTTP proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY ask for. A session itself never looks at them."""
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.netloc):
+        return None
+    return getproxies_environment().get(parts.scheme)
+
+
 def _loopback_socket(address: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, target = address
     if not ipaddress.ip_address(target[0].partition("%")[0]).is_loopback:
-        raise NotLoopbackError("not a loopback address")
+        raise NotLoopbackError("not a loopback address, and development evidence is accepted on this machine only")
     return socket.socket(family, kind, protocol)
+
+
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +97,10 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Address:
         """`HOST:PORT`, an IPv6 address in brackets. Raises ValueError."""
-        host, separator, port = text.rpartition(":")
-        if not separator or not host or not port.isdecimal() or int(port) > 65_535:
-            raise ValueError("an address is HOST:PORT")
-        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+        found = _ADDRESS.fullmatch(text)
+        if found is None or int(found["port"]) > 65_535:
+            raise ValueError("an address is HOST:PORT, with an IPv6 address in brackets")
+        return cls(found["ipv6"] or found["host"], int(found["port"]))
 
     @property
     def is_loopback(self) -> bool:
@@ -116,7 +133,7 @@ class _QuietHandler(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - it quotes the request
     ) -> web.StreamResponse:
-        _log.warning("http_request_failed", status=status, error=type(exc).__name__)
+        _log.warning("http_request_failed", status=status, error=_kind(exc))
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun; only closing is left")
         response = self._error_response(status)
@@ -127,12 +144,33 @@ class _QuietHandler(RequestHandler):
         """Nothing: what aiohttp says here may quote the request."""
 
     def log_exception(self, *_: Any, **options: Any) -> None:
-        _log.error("http_connection_failed", error=type(options.get("exc_info")).__name__)
+        _log.error("http_connection_failed", error=_kind(options.get("exc_info")))
+
+
+def _kind(exc: object) -> str | None:
+    return type(exc).__name__ if isinstance(exc, BaseException) else None
 
 
 class _QuietServer(web.Server):
     def __call__(self) -> RequestHandler:
         return _QuietHandler(self, loop=self._loop, **self._kwargs)
+
+
+_Handler = Callable[[Any], Awaitable[web.StreamResponse]]
+
+
+def _constant_errors(handler: _Handler, error_response: ErrorResponse) -> _Handler:
+    """Around the whole application: aiohttp's answer to an unknown `Expect` quotes it, before any middleware runs."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as exc:
+            if request.writer.output_size > 0:
+                raise ConnectionError("the answer has begun; only closing is left") from exc
+            return error_response(exc.status)
+
+    return handle
 
 
 class _QuietRunner(web.AppRunner):
@@ -141,7 +179,7 @@ class _QuietRunner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         return _QuietServer(
-            server.request_handler,
+            _constant_errors(server.request_handler, self._kwargs["error_response"]),
             request_factory=server.request_factory,
             handler_cancellation=server.handler_cancellation,
             **server._kwargs,  # noqa: SLF001 - see the class docstring; a test pins the behaviour
@@ -171,7 +209,7 @@ async def listening(
         max_line_size=MAX_LINE_BYTES,
         max_field_size=MAX_LINE_BYTES,
         max_headers=MAX_HEADER_COUNT,
-        shutdown_timeout=shutdown_timeout_s,
+        shutdown_timeout=max(shutdown_timeout_s, _AT_ONCE_S),
         error_response=error_response,
     )
     await runner.setup()
@@ -180,5 +218,5 @@ async def listening(
             await web.TCPSite(runner, address.host, address.port, ssl_context=tls).start()
         yield tuple(Address(*bound[:2]) for bound in runner.addresses)
     finally:
-        # A second cancellation must not leave sockets open, so the cleanup is its own task that is waited for.
+        # A task of its own, so that it goes on when whoever waits here is cancelled a second time.
         await asyncio.shield(runner.cleanup())

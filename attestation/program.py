@@ -1,8 +1,9 @@
 """How does a program of this project start? Settings from flags, variables and a file; logs; signals; exit codes.
 
 A setting has one name in three spellings: the flag `--key-lifetime-s`, the variable `SOTTOVOCE_KEY_LIFETIME_S` and the
-TOML key `key_lifetime_s`; a flag wins over a variable, a variable over the file, the file over the default. A secret is
-always a file: `--api-key @FILE`, or `SOTTOVOCE_API_KEY_FILE=FILE`.
+TOML key `key_lifetime_s`; a flag wins over a variable, a variable over the file, the file over the default. A setting
+that takes several values repeats its flag, separates them by commas in the variable, and is an array in the file. A
+secret is always a file: `--api-key @FILE`, `SOTTOVOCE_API_KEY=@FILE` or `SOTTOVOCE_API_KEY_FILE=FILE`.
 """
 
 from __future__ import annotations
@@ -11,25 +12,39 @@ import asyncio
 import inspect
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+import tomllib
+import traceback
+from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 from enum import IntEnum, StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import structlog
 import typer
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 ENV_PREFIX = "SOTTOVOCE_"
+
+
+def project_version() -> str:
+    """The version that is installed; of a source tree that is not, only that."""
+    try:
+        return version("sottovoce")
+    except PackageNotFoundError:
+        return "0+source"
 
 
 class ExitCode(IntEnum):
@@ -39,6 +54,10 @@ class ExitCode(IntEnum):
     INTERNAL = 1
     USAGE = 2
     REFUSED = 10
+
+
+class ConfigFileError(Exception):
+    """The file of settings cannot be used."""
 
 
 class LogFormat(StrEnum):
@@ -69,10 +88,17 @@ def _read_secret(value: object) -> object:
 SecretFile = Annotated[SecretStr, BeforeValidator(_read_secret)]
 
 
+class _Variables(EnvSettingsSource):
+    """Variables, in which several values are separated by commas; pydantic would want JSON."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ARG002
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+
 class ProgramSettings(BaseSettings):
     """What every program can be told; each adds its own."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     config: Path | None = Field(None, description="TOML file of settings; keys are the flags' names.")
     log_format: LogFormat = Field(LogFormat.AUTO, description="auto: text on a terminal, json elsewhere.")
@@ -83,20 +109,48 @@ class ProgramSettings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - see _Variables
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a stray .env file must not configure us
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - secrets name their files one by one
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        flags = init_settings()
-        file = flags.get("config") or os.environ.get(ENV_PREFIX + "CONFIG")
         secrets = InitSettingsSource(settings_cls, _secret_file_variables(settings_cls))
-        toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
-        return (init_settings, secrets, env_settings, *toml)
+        file = init_settings().get("config") or os.environ.get(ENV_PREFIX + "CONFIG")
+        toml = InitSettingsSource(settings_cls, read_toml(Path(file)) if file else {})
+        return (init_settings, secrets, _Variables(settings_cls), toml)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file. Raises ConfigFileError, which tells the place of a mistake and not the text there."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise ConfigFileError(exc.strerror or "cannot be read") from exc
+    except tomllib.TOMLDecodeError as exc:
+        place = re.search(r"at (?:line \d+, column \d+|end of document)", str(exc))
+        raise ConfigFileError(f"not TOML {place[0] if place else ''}".strip()) from None
+    except (ValueError, RecursionError):
+        raise ConfigFileError("not TOML in UTF-8") from None
 
 
 def _secret_file_variables(settings_cls: type[BaseSettings]) -> dict[str, Any]:
-    names = {name: f"{ENV_PREFIX}{name}_FILE".upper() for name in settings_cls.model_fields}
+    secrets = [name for name, field in settings_cls.model_fields.items() if _is_secret(field)]
+    names = {name: f"{ENV_PREFIX}{name}_FILE".upper() for name in secrets}
     return {name: "@" + os.environ[variable] for name, variable in names.items() if os.environ.get(variable)}
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    """The types an annotation is made of, without `Annotated` and `None`: those of `X | None`, `Annotated[X, ...]`."""
+    if get_origin(annotation) is Annotated:
+        yield from _types(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _types(part)
+    elif annotation is not NoneType:
+        yield annotation
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return SecretStr in _types(field.annotation)
 
 
 S = TypeVar("S", bound=ProgramSettings)
@@ -104,14 +158,15 @@ S = TypeVar("S", bound=ProgramSettings)
 
 def load_settings(settings_cls: type[S], flags: dict[str, Any]) -> S:
     """Settings from every source. Ends the program with one message that names every fault, without its value."""
-    given = {name: value for name, value in flags.items() if value not in (None, [])}
-    config = given.get("config") or os.environ.get(ENV_PREFIX + "CONFIG")
-    if config and not Path(config).is_file():
-        raise typer.BadParameter("there is no such file", param_hint="--config")
     try:
-        return settings_cls(**given)
+        return settings_cls(**{name: value for name, value in flags.items() if value not in (None, [])})
+    except ConfigFileError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--config") from None
     except ValidationError as exc:
-        faults = [f"{_flag(error['loc'])}: {error['msg']}" for error in exc.errors(include_input=False)]
+        faults = [
+            f"{_flag(error['loc'])}: {error['msg'].removeprefix('Value error, ')}"
+            for error in exc.errors(include_input=False, include_url=False)
+        ]
         raise typer.BadParameter("\n".join(faults), param_hint="settings") from None
 
 
@@ -126,7 +181,7 @@ def settings_command(settings_cls: type[S]) -> Callable[[Callable[[S], None]], C
         def command(**flags: Any) -> None:
             run(load_settings(settings_cls, flags))
 
-        command.__doc__ = run.__doc__
+        command.__name__, command.__doc__ = run.__name__, run.__doc__
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [_option(name, field) for name, field in settings_cls.model_fields.items()]
         )
@@ -135,21 +190,33 @@ def settings_command(settings_cls: type[S]) -> Callable[[Callable[[S], None]], C
     return decorate
 
 
-def _option(name: str, field: Any) -> inspect.Parameter:
-    annotation: Any = field.annotation
-    if SecretStr in getattr(annotation, "__args__", (annotation,)):
-        annotation = str
-    if getattr(annotation, "__origin__", None) is tuple:
-        annotation = list[annotation.__args__[0]]  # type: ignore[name-defined]
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """The flag of a setting. It hands on what was typed: pydantic reads it, so that all faults come in one message."""
+    (kind, *_) = _types(field.annotation)
+    flag = _flag((name,))
+    annotation: Any = str
+    if kind is bool:
+        annotation, flag = bool, f"{flag}/--no-{flag.removeprefix('--')}"
+    elif get_origin(kind) is tuple:
+        annotation = list[str]
     option = typer.Option(
         None,
-        _flag((name,)),
+        flag,
         help=field.description,
+        metavar=None if kind is bool else _metavar(kind),
         show_default=_shown(field.default),
-        envvar=None,
     )
-    optional = annotation if "None" in str(annotation) else annotation | None
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=optional)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation | None)
+
+
+def _metavar(kind: Any) -> str:
+    if kind is SecretStr:
+        return "@FILE"
+    if get_origin(kind) is tuple:
+        (kind, *_) = _types(get_args(kind)[0])
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return "|".join(kind)
+    return {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(kind, "TEXT")
 
 
 def _shown(default: Any) -> str | bool:
@@ -163,7 +230,18 @@ class _NamesOnly(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
-        structlog.get_logger("library").log(record.levelno, "library_message", logger=record.name, error=error)
+        level = logging.ERROR if record.levelno >= logging.ERROR else logging.WARNING
+        structlog.get_logger("library").log(level, "library_message", logger=record.name, error=error)
+
+
+def _name_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """An exception is logged as its kind and place: its message, and the variables around it, may quote a request."""
+    given = event.pop("exc_info", None)
+    exc = given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None
+    if exc is not None:
+        frames = traceback.extract_tb(exc.__traceback__)
+        event.update(error=type(exc).__name__, at=f"{frames[-1].name}:{frames[-1].lineno}" if frames else None)
+    return event
 
 
 def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
@@ -175,6 +253,7 @@ def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _name_exception,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[log_level.upper()]),
@@ -185,12 +264,17 @@ def configure_logging(log_format: LogFormat, log_level: LogLevel) -> None:
 
 
 async def until_stopped() -> None:
-    """Return when the program is asked to end (SIGTERM or SIGINT)."""
+    """Return when the program is asked to end (SIGTERM or SIGINT); asked a second time, it ends at once."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
         loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    try:
+        await stopped.wait()
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
 
 
 def run(main: Coroutine[Any, Any, ExitCode]) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
@@ -28,10 +28,13 @@ from attestation import strictjson
 from attestation.channel.keyconfig import KeyConfig, decode_key_configs, encode_key_configs
 from attestation.errors import ChannelError, EvidenceError
 from attestation.types import DeviceEvidence, Nonce, ReportData, StatementBytes
-from attestation.validation import STRICT, Base64, Sha256Hex, decode_base64, encode_base64, validate
+from attestation.validation import STRICT, Label, Sha256Hex, VersionOne, decode_base64, encode_base64, validate
 
 MAX_STATEMENT_BYTES = 65_536
 MAX_NONCES = 64
+RECEIPT_KEY_BYTES = 32
+MAX_NOT_AFTER = 253_402_300_799
+"""The last second of the year 9999, and of what a datetime can hold."""
 
 
 def _decode_keys(value: object) -> tuple[KeyConfig, ...]:
@@ -45,14 +48,27 @@ def _encode_keys(keys: Sequence[KeyConfig]) -> str:
     return encode_base64(encode_key_configs(keys))
 
 
+def _decode_receipt_key(value: object) -> bytes | None:
+    if value is None:
+        return None
+    key = decode_base64(value)
+    if len(key) != RECEIPT_KEY_BYTES:
+        raise ValueError(f"must be {RECEIPT_KEY_BYTES} bytes")
+    return key
+
+
+def _encode_receipt_key(key: bytes | None) -> str | None:
+    return None if key is None else encode_base64(key)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """A served model: its id, its other names, and the digest of the files it was loaded from."""
 
     __pydantic_config__ = STRICT
 
-    id: str
-    aliases: Annotated[tuple[str, ...], Field(strict=False)]
+    id: Label
+    aliases: tuple[Label, ...]
     weights_sha256: Sha256Hex
 
 
@@ -60,6 +76,7 @@ class ModelIdentity:
 class EffectiveConfig:
     """Security-relevant settings in force. Only the image is measured, so what an operator set must be confessed.
 
+    backend_arguments: what the backend was started with, as its operator could have written it.
     backend_attached: the backend was already running when the engine came, so nothing is known of it.
     plugins: code loaded into the backend beside its own.
     request_log: a log line per request is written (never content).
@@ -68,14 +85,14 @@ class EffectiveConfig:
 
     __pydantic_config__ = STRICT
 
-    backend: str
-    backend_arguments: Annotated[tuple[str, ...], Field(strict=False)]
+    backend: Label
+    backend_arguments: tuple[Label, ...]
     backend_attached: bool
-    log_level: str
-    plugins: Annotated[tuple[str, ...], Field(strict=False)]
+    log_level: Label
+    plugins: tuple[Label, ...]
     api_keys_required: bool
     request_log: bool
-    insecure_options: Annotated[tuple[str, ...], Field(strict=False)]
+    insecure_options: tuple[Label, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +102,23 @@ class Statement:
     ohttp_keys: every live key configuration of this engine, one for each worker process.
     not_after: Unix time in seconds after which no request may be sealed to these keys.
     max_chunk_bytes: plaintext of a request chunk. max_request_bytes: a whole inner request, before padding.
+    tls_spki_sha256: of the certificate that the engine itself ends TLS with, or None.
+    receipt_key: the Ed25519 public key (32 bytes) that signs receipts, or None.
     extensions: the only place where unknown members are ignored.
     """
 
     __pydantic_config__ = STRICT
 
-    version: Literal[1]
-    instance: str
+    version: VersionOne
+    instance: Label
     ohttp_keys: Annotated[tuple[KeyConfig, ...], PlainValidator(_decode_keys), PlainSerializer(_encode_keys)]
-    not_after: int
+    not_after: Annotated[int, Field(ge=0, le=MAX_NOT_AFTER)]
     max_chunk_bytes: Annotated[int, Field(ge=1024, le=262_144)]
     max_request_bytes: Annotated[int, Field(ge=1)]
-    models: Annotated[tuple[ModelIdentity, ...], Field(strict=False)]
+    models: tuple[ModelIdentity, ...]
     config: EffectiveConfig
     tls_spki_sha256: Sha256Hex | None
-    receipt_key: Base64 | None
+    receipt_key: Annotated[bytes | None, PlainValidator(_decode_receipt_key), PlainSerializer(_encode_receipt_key)]
     extensions: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -107,8 +126,13 @@ _STATEMENT = TypeAdapter(Statement)
 
 
 def encode_statement(statement: Statement) -> StatementBytes:
-    """The bytes to carry and hash; made once for a key epoch."""
-    return StatementBytes(_STATEMENT.dump_json(statement))
+    """The bytes to carry and hash; made once for a key epoch.
+
+    Raises EvidenceError when a verifier could not read them back: better no epoch than one that everybody refuses.
+    """
+    data = StatementBytes(_STATEMENT.dump_json(statement))
+    parse_statement(data)
+    return data
 
 
 def parse_statement(data: StatementBytes) -> Statement:

@@ -71,3 +71,15 @@ def skipped(name: str, detail: str) -> Check:
 def judged(name: str, ok: bool, if_ok: str, if_not: str) -> Check:
     """A check that passes exactly when `ok`."""
     return passed(name, if_ok) if ok else failed(name, if_not)
+
+
+@dataclass(frozen=True, slots=True)
+class Appraisal:
+    """What the rules of one kind of evidence say of a report.
+
+    checks: whether the report is authentic, and whether the machine it speaks of is acceptable.
+    reported: the report_data it carries; None when the report cannot be read.
+    """
+
+    checks: tuple[Check, ...]
+    reported: ReportData | None

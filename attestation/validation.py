@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     PlainValidator,
     StringConstraints,
@@ -21,6 +26,11 @@ from pydantic import (
 T = TypeVar("T")
 
 STRICT = ConfigDict(strict=True, extra="forbid")
+
+MAX_FAULTS = 20
+"""Faults that are told one by one: a hostile document may hold millions."""
+
+_TELLABLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def decode_base64(value: object) -> bytes:
@@ -40,18 +50,55 @@ def encode_base64(value: bytes) -> str:
     return base64.b64encode(value).decode("ascii")
 
 
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must be printable")
+    return value
+
+
+def _true(value: bool) -> bool:
+    if not value:
+        raise ValueError("may only be true")
+    return value
+
+
 Base64 = Annotated[bytes, PlainValidator(decode_base64), PlainSerializer(encode_base64)]
-Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\Z")]
+# `$` ends the text here, a final newline included: pydantic's patterns are those of Rust's regex crate.
+Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+VersionOne = Annotated[int, Field(ge=1, le=1)]
+"""Not `Literal[1]`, which would take 1.0 and true for 1."""
+OnlyTrue = Annotated[bool, AfterValidator(_true)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_printable)]
+"""Text that ends up on a terminal or in a log: no control characters, line breaks or changes of direction."""
 
 
 def validate(adapter: TypeAdapter[T], value: Any) -> T:
-    """`value` as the adapter's type. Raises ValueError listing every fault by place, and no input."""
+    """`value`, parsed JSON or TOML, as the adapter's type. Raises ValueError listing the faults by place, and no input.
+
+    It goes through pydantic's JSON mode, where strict means what it should: an object becomes a dataclass, an array a
+    tuple and a word an enum member, and nothing else is converted.
+    """
     try:
-        return adapter.validate_python(value)
+        return adapter.validate_json(json.dumps(value))
     except ValidationError as exc:
-        raise ValueError("; ".join(_fault(error) for error in exc.errors(include_input=False))) from None
+        raise ValueError("; ".join(_faults(exc))) from None
+    except TypeError:
+        raise ValueError("dates and times have no place here") from None  # TOML has them, JSON does not
 
 
-def _fault(error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"]) or "document"
-    return f"{place}: {error['msg']}"
+def _faults(error: ValidationError) -> Sequence[str]:
+    told = [_fault(fault) for fault in error.errors(include_input=False, include_url=False)[:MAX_FAULTS]]
+    more = error.error_count() - len(told)
+    return [*told, f"and {more} more faults"] if more else told
+
+
+def _fault(fault: Any) -> str:
+    place = ".".join(_part(part) for part in fault["loc"]) or "document"
+    unknown = fault["type"] == "unexpected_keyword_argument"
+    return f"{place}: {'unknown member' if unknown else fault['msg'].removeprefix('Value error, ')}"
+
+
+def _part(part: str | int) -> str:
+    """One step of a place. The name of an unknown member is input too: told only where it is a plain word."""
+    text = str(part)
+    return text if _TELLABLE.fullmatch(text) else "(unprintable name)"

@@ -3,7 +3,7 @@
 The steps, in order; each is one or more lines of the result:
 
 1. freshness     the document answers our nonce
-2. evidence      its kind is one that the policy accepts, and it is authentic
+2. evidence      its kind is one that the policy accepts, it is authentic, and the machine is acceptable
 3. binding       the evidence carries the report_data computed from nonces, statement and device evidence
 4. devices       device evidence satisfies the policy
 5. lifetime      the statement is in force now, and not for longer than the policy allows
@@ -12,31 +12,35 @@ The steps, in order; each is one or more lines of the result:
 8. models        every served model has weights that the policy names
 
 Every step is taken even after one failed, so that a refusal names everything that is wrong; only a document or
-statement that cannot be read at all ends it early. Left out here: whether the key is really used, which the channel
-proves by opening what was sealed to it.
+statement that cannot be read at all ends it early. A step that cannot be taken is a skipped check, never a passed one.
+
+Left out here: whether the key is really used, which the channel proves by opening what was sealed to it; and
+`tls_spki_sha256`, since what is sealed does not depend on the TLS around it.
+
+What differs from one kind of evidence to another stands in one table, `_APPRAISERS`.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from attestation import insecure
+from attestation.channel.keyconfig import KeyConfig
 from attestation.document import AttestationDocument
-from attestation.errors import ChannelError, EvidenceError, RefusedError
+from attestation.errors import ChannelError, RefusedError
 from attestation.policy import ModelPolicy, Policy, StatementPolicy
 from attestation.statement import EffectiveConfig, Statement, parse_statement, report_data
 from attestation.types import (
+    Appraisal,
     Check,
-    Evidence,
     EvidenceKind,
     Nonce,
     ReportData,
     failed,
     judged,
-    passed,
     skipped,
 )
 
@@ -65,10 +69,12 @@ def verify(document: AttestationDocument, policy: Policy, *, expected: Nonce, no
     expected: the nonce we sent. now: an aware datetime.
     Raises RefusedError carrying every check, and EvidenceError when the statement cannot be read.
     """
+    if now.tzinfo is None:
+        raise ValueError("a time without a zone would be read as local time")
     statement = parse_statement(document.statement)
     checks = (
         *_freshness(document, expected),
-        *_evidence(document, policy),
+        *_evidence(document, policy, now),
         *_devices(document),
         *_lifetime(statement, policy.statement, now),
         *_keys(statement),
@@ -91,7 +97,13 @@ def _freshness(document: AttestationDocument, expected: Nonce) -> Iterator[Check
     )
 
 
-def _evidence(document: AttestationDocument, policy: Policy) -> Iterator[Check]:
+_APPRAISERS: Mapping[EvidenceKind, Callable[[bytes, Policy, datetime], Appraisal]] = {
+    EvidenceKind.INSECURE: lambda report, _policy, _now: insecure.appraise(report),
+}
+"""How a report of each kind is appraised; called only under a policy that accepts the kind."""
+
+
+def _evidence(document: AttestationDocument, policy: Policy, now: datetime) -> Iterator[Check]:
     kind = document.evidence.kind
     yield judged(
         "evidence kind",
@@ -99,15 +111,13 @@ def _evidence(document: AttestationDocument, policy: Policy) -> Iterator[Check]:
         f"{kind} evidence, which the policy accepts",
         f"{kind} evidence; the policy accepts {', '.join(sorted(policy.kinds))}",
     )
-    yield skipped("machine", insecure.WARNING)
-    yield _binding(document, _reported(document.evidence))
-
-
-def _reported(evidence: Evidence) -> ReportData | None:
-    try:
-        return insecure.parse_report(evidence.report)
-    except EvidenceError:
-        return None
+    if kind not in policy.kinds:
+        yield skipped("machine", f"the policy has no rules for {kind} evidence")
+        yield skipped("binding", f"the policy has no rules for {kind} evidence")
+        return
+    appraisal = _APPRAISERS[kind](document.evidence.report, policy, now)
+    yield from appraisal.checks
+    yield _binding(document, appraisal.reported)
 
 
 def _binding(document: AttestationDocument, reported: ReportData | None) -> Check:
@@ -143,12 +153,22 @@ def _lifetime(statement: Statement, policy: StatementPolicy, now: datetime) -> I
 
 
 def _keys(statement: Statement) -> Iterator[Check]:
+    # A configuration that we do not understand is for others (RFC 9458 section 3.2); the engine needs one that we do.
+    digests = [config.path_digest for config in statement.ohttp_keys if _usable(config)]
+    yield judged(
+        "keys",
+        bool(digests),
+        f"sealing to {', '.join(digests)}",
+        "no key configuration offers a suite that we support",
+    )
+
+
+def _usable(config: KeyConfig) -> bool:
     try:
-        digests = [config.path_digest for config in statement.ohttp_keys if config.preferred_suite()]
-    except ChannelError as exc:
-        yield failed("keys", str(exc))
-        return
-    yield judged("keys", bool(digests), f"sealing to {', '.join(digests)}", "the statement names no key configuration")
+        config.preferred_suite()
+    except ChannelError:
+        return False
+    return True
 
 
 def _configuration(config: EffectiveConfig, policy: Policy) -> Iterator[Check]:
@@ -174,6 +194,7 @@ def _configuration(config: EffectiveConfig, policy: Policy) -> Iterator[Check]:
         f"{config.backend}" + (", attached, which the policy allows" if config.backend_attached else ""),
         f"{config.backend}, attached to a process that the engine did not start",
     )
+    yield _backend_arguments(config, allowed.backend_arguments)
     yield judged(
         "plugins",
         not plugins,
@@ -189,6 +210,19 @@ def _configuration(config: EffectiveConfig, policy: Policy) -> Iterator[Check]:
     yield _api_keys(config, required=allowed.require_api_keys)
 
 
+def _backend_arguments(config: EffectiveConfig, accepted: tuple[str, ...] | None) -> Check:
+    given = " ".join(config.backend_arguments) or "none"
+    if accepted is None:
+        return skipped("backend arguments", f"the policy does not ask; in force: {given}")
+    foreign = [argument for argument in config.backend_arguments if argument not in accepted]
+    return judged(
+        "backend arguments",
+        not foreign,
+        f"as the policy names them: {given}",
+        f"arguments that the policy does not name: {' '.join(foreign)}",
+    )
+
+
 def _api_keys(config: EffectiveConfig, *, required: bool) -> Check:
     if not required:
         return skipped("api keys", "the policy does not ask whether the engine requires API keys")
@@ -200,9 +234,14 @@ def _models(statement: Statement, policy: tuple[ModelPolicy, ...]) -> Iterator[C
     if not policy:
         yield skipped("models", f"the policy names no weights; served: {served}")
         return
+    if not statement.models:
+        yield failed("models", "the engine names no model")
+        return
     accepted = {model.id: model.weights_sha256 for model in policy}
     foreign = [model.id for model in statement.models if model.weights_sha256 not in accepted.get(model.id, ())]
-    if foreign:
-        yield failed("models", f"weights that the policy does not name: {', '.join(foreign)}")
-    else:
-        yield passed("models", f"weights as the policy names them: {served}")
+    yield judged(
+        "models",
+        not foreign,
+        f"weights as the policy names them: {served}",
+        f"weights that the policy does not name: {', '.join(foreign)}",
+    )

@@ -88,13 +88,6 @@ async def until_ready(running: Program) -> None:
             await asyncio.sleep(0.05)
 
 
-async def until_not_ready(running: Program) -> None:
-    """Wait until the program no longer calls itself ready, or is gone."""
-    async with asyncio.timeout(READY_TIMEOUT_S), aiohttp.ClientSession() as session:
-        while await _status(session, running.status_url + "/readyz") == 200:
-            await asyncio.sleep(0.05)
-
-
 async def _status(session: aiohttp.ClientSession, url: str) -> int | None:
     try:
         async with session.get(url) as response:
