@@ -1,0 +1,307 @@
+"""How does faster-whisper turn a clip into text? A process of its own, without keys, files or network to speak of.
+
+`python -m engine.backends.faster_whisper_worker FD PARENT_PID`, started by `engine.backends.faster_whisper`, speaks
+`engine.backends.messages` over the socket FD. One thread reads; `parallel_clips` threads decode, each with a replica of
+the model. The process ends with its engine.
+
+A call is cancelled while it waits, or between segments: CTranslate2 cannot be stopped inside one 30 s window, so at
+most that much work is done in vain. Nothing that was heard is written to stderr: only fixed sentences.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from faster_whisper import WhisperModel
+
+from engine.backends.messages import (
+    PREFIX,
+    Fields,
+    Kind,
+    decode_fields,
+    decode_prefix,
+    encode,
+    finite,
+    options_from_fields,
+    transcript_to_fields,
+)
+from engine.speech import sandbox
+from engine.speech.fallback import is_silence
+from engine.types import ClipTranscript, DecodingOptions, Segment, Word
+
+MAX_TOKENS = 448
+"""The length of Whisper's decoder, prompt included."""
+
+MAX_PROMPT_TOKENS = 223
+"""How much of a prompt faster-whisper keeps: the end of it, with `<|startofprev|>` half of the decoder's length."""
+
+OLDER_LANGUAGE = {"yue": "zh"}
+"""Models before large-v3 have no token for Cantonese and were trained with it under Chinese."""
+
+MAX_FAILURES = 3
+"""So many calls failing one after the other point to a broken device rather than to broken audio."""
+
+EX_SOFTWARE = 70
+
+
+class CancelledError(Exception):
+    """The engine no longer wants the answer."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of the engine."""
+
+    fields: Fields
+    pcm: bytes
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def number(self) -> int:
+        return int(self.fields["id"])
+
+
+class Model:
+    """One loaded checkpoint."""
+
+    def __init__(self, path: str, *, beam_size: int, **options: Any) -> None:
+        self._beam_size = beam_size
+        self._whisper = WhisperModel(path, local_files_only=True, **options)
+
+    def languages(self, pcm: bytes) -> dict[str, float]:
+        """Return the probability of every language; English-only checkpoints know one."""
+        if not self._whisper.model.is_multilingual:
+            return {"en": 1.0}
+        _, _, probabilities = self._whisper.detect_language(audio=_samples(pcm))
+        return {language: finite(float(probability), 0.0) for language, probability in probabilities}
+
+    def segments(self, pcm: bytes, options: DecodingOptions) -> Iterator[Segment]:
+        """Yield a clip's segments, each window's once it is decoded. Times count from the start of the clip.
+
+        No retries and no silence are decided here: that is shared by all backends.
+        """
+        decoded, _ = self._whisper.transcribe(
+            _samples(pcm),
+            language=self._language(options.language),
+            task=options.task.value,
+            beam_size=self._beam_size,
+            temperature=[options.temperature],
+            initial_prompt=options.prompt or None,
+            word_timestamps=options.word_timestamps,
+            max_new_tokens=self._max_new_tokens(options),
+            repetition_penalty=options.sampling.get("repetition_penalty", 1.0),
+            condition_on_previous_text=False,
+            vad_filter=False,
+            compression_ratio_threshold=None,
+            log_prob_threshold=None,
+            no_speech_threshold=None,
+        )
+        return map(_segment, decoded)
+
+    def prompt_tokens(self, options: DecodingOptions) -> int:
+        """Return how many tokens of the request's prompt the model reads."""
+        if not options.prompt:
+            return 0
+        encoding = self._whisper.hf_tokenizer.encode(f" {options.prompt.strip()}", add_special_tokens=False)
+        return min(len(encoding.ids), MAX_PROMPT_TOKENS)
+
+    def _language(self, language: str) -> str:
+        known = self._whisper.hf_tokenizer.token_to_id(f"<|{language}|>") is not None
+        return language if known else OLDER_LANGUAGE.get(language, language)
+
+    def _max_new_tokens(self, options: DecodingOptions) -> int | None:
+        """Clamp `max_tokens` to what the prompt leaves: `<|startofprev|>`, the prompt, and three more tokens."""
+        if options.max_tokens is None:
+            return None
+        return max(1, min(options.max_tokens, MAX_TOKENS - self.prompt_tokens(options) - 4))
+
+
+class Server:
+    """Answers the engine's calls."""
+
+    def __init__(self, channel: socket.socket, models: dict[str, Model]) -> None:
+        self._channel = channel
+        self._models = models
+        self._calls: dict[int, Call] = {}
+        self._waiting: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._sending = threading.Lock()
+        self._failures = 0
+
+    def run(self, threads: int) -> None:
+        """Serve until the engine is gone."""
+        for _ in range(threads):
+            threading.Thread(target=self._work, daemon=True).start()
+        self._send(Kind.READY, {})
+        while (message := receive(self._channel)) is not None:
+            self._take(*message)
+
+    def _take(self, fields: Fields, pcm: bytes) -> None:
+        if fields["kind"] is not Kind.CANCEL:
+            call = Call(fields, pcm)
+            self._calls[call.number] = call
+            self._waiting.put(call)
+        elif call_to_end := self._calls.get(fields["id"]):
+            call_to_end.cancelled.set()
+
+    def _work(self) -> None:
+        while True:
+            call = self._waiting.get()
+            try:
+                self._answer(call)
+                self._failures = 0
+            except CancelledError:
+                self._reply(call, Kind.CANCELLED, {})
+            except (RuntimeError, ValueError) as exc:  # what CTranslate2 and faster-whisper raise
+                self._fail(call, exc)
+            finally:
+                del self._calls[call.number]
+
+    def _fail(self, call: Call, failure: Exception) -> None:
+        _say(f"a clip could not be decoded: {type(failure).__name__}")
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            _say("too many clips in a row could not be decoded")
+            os._exit(EX_SOFTWARE)
+        self._reply(call, Kind.FAILED, {})
+
+    def _answer(self, call: Call) -> None:
+        _heed_cancel(call)
+        model = self._models[call.fields["model"]]
+        if call.fields["kind"] is Kind.LANGUAGES:
+            self._reply(call, Kind.LANGUAGES, {"probabilities": model.languages(call.pcm)})
+            return
+        options = options_from_fields(call.fields["options"])
+        segments = tuple(self._decode(call, model, options))
+        _heed_cancel(call)
+        transcript = ClipTranscript(
+            text="".join(segment.text for segment in segments),
+            segments=segments,
+            output_tokens=sum(len(segment.tokens) for segment in segments),
+            prompt_tokens=model.prompt_tokens(options),
+        )
+        self._reply(call, Kind.TRANSCRIPT, transcript_to_fields(transcript))
+
+    def _decode(self, call: Call, model: Model, options: DecodingOptions) -> Iterator[Segment]:
+        """Yield a clip's segments; in a stream send each one's text first, and leave out what is silence."""
+        streamed = call.fields["kind"] is Kind.STREAM
+        for segment in model.segments(call.pcm, options):
+            _heed_cancel(call)
+            if streamed and is_silence(segment):
+                continue
+            if streamed:
+                self._reply(call, Kind.DELTA, {"text": segment.text})
+            yield segment
+
+    def _reply(self, call: Call, kind: Kind, fields: Fields) -> None:
+        self._send(kind, {"id": call.number, **fields})
+
+    def _send(self, kind: Kind, fields: Fields) -> None:
+        message = encode(kind, fields)
+        # An engine that is gone is noticed by the thread that reads.
+        with self._sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._channel.sendall(message)
+
+
+def receive(channel: socket.socket) -> tuple[Fields, bytes] | None:
+    """Read one message of the engine, or None when it is gone."""
+    prefix = _read(channel, PREFIX.size)
+    if prefix is None:
+        return None
+    json_bytes, pcm_bytes = decode_prefix(prefix)
+    text, pcm = _read(channel, json_bytes), _read(channel, pcm_bytes)
+    return None if text is None or pcm is None else (decode_fields(text), pcm)
+
+
+def _read(channel: socket.socket, size: int) -> bytes | None:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        got = channel.recv_into(view)
+        if not got:
+            return None
+        view = view[got:]
+    return bytes(data)
+
+
+def _samples(pcm: bytes) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32768.0
+
+
+def _segment(segment: Any) -> Segment:
+    """Translate a `faster_whisper.transcribe.Segment`."""
+    return Segment(
+        start_s=float(segment.start),
+        end_s=float(segment.end),
+        text=segment.text,
+        tokens=tuple(segment.tokens),
+        temperature=float(segment.temperature),
+        avg_logprob=finite(float(segment.avg_logprob), -100.0),
+        compression_ratio=float(segment.compression_ratio),
+        no_speech_prob=finite(float(segment.no_speech_prob), 0.0),
+        words=tuple(
+            Word(word.word, float(word.start), float(word.end), finite(float(word.probability), 0.0))
+            for word in segment.words or ()
+        ),
+    )
+
+
+def _heed_cancel(call: Call) -> None:
+    if call.cancelled.is_set():
+        raise CancelledError
+
+
+def _say(sentence: str) -> None:
+    print(f"faster-whisper worker: {sentence}", file=sys.stderr, flush=True)  # noqa: T201  the only way out
+
+
+def _say_exception(kind: type[BaseException], _error: BaseException | None, _trace: TracebackType | None) -> None:
+    """Name the kind of an error; its message may quote what was heard."""
+    _say(f"stopped by {kind.__name__}")
+
+
+def _stop_on_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    _say_exception(failure.exc_type, None, None)
+    os._exit(EX_SOFTWARE)
+
+
+def harden(parent_pid: int) -> None:
+    """Keep what is heard out of logs and core dumps, and end when the engine does."""
+    sys.excepthook = _say_exception
+    threading.excepthook = _stop_on_thread_failure
+    logging.disable(logging.CRITICAL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's, which then ends this process
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):  # not Linux: the end of the socket has to do
+        sandbox.forbid_dumps()
+        sandbox.die_with_parent(parent_pid)
+
+
+def main() -> None:
+    descriptor, parent_pid = map(int, sys.argv[1:])
+    harden(parent_pid)
+    channel = socket.socket(fileno=descriptor)
+    message = receive(channel)
+    if message is None:
+        return
+    fields, _ = message
+    options, threads = fields["options"], fields["parallel_clips"]
+    models = {name: Model(path, num_workers=threads, **options) for name, path in fields["models"].items()}
+    Server(channel, models).run(threads)
+    os._exit(0)  # at once, in the middle of whatever is being decoded
+
+
+if __name__ == "__main__":
+    main()

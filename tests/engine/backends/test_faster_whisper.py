@@ -1,0 +1,365 @@
+"""The backend with its real worker process and the project's own small checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from engine.backends import faster_whisper
+from engine.backends.faster_whisper import FasterWhisperTranscriber
+from engine.errors import BackendError
+from engine.speech.transcriber import Transcriber
+from engine.types import SAMPLE_RATE_HZ, Clip, ClipTranscript, DecodingOptions, Task, TextDelta
+
+ROOT = Path(__file__).parents[3]
+CHECKPOINT = ROOT / "tests/checkpoints/nano/ct2"
+
+needs_checkpoint = pytest.mark.skipif(not CHECKPOINT.is_dir(), reason="the small checkpoint is not in this tree")
+needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng speaks the test sentences")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="read from Linux's /proc")
+
+ENGLISH = DecodingOptions("en")
+PATIENCE_S = 120
+
+
+def noise(seconds: float) -> Clip:
+    return Clip(0.0, random.Random(7).randbytes(int(2 * SAMPLE_RATE_HZ * seconds)))
+
+
+def spoken(sentence: str, voice: str = "en-us") -> Clip:
+    """Say a sentence at 16 kHz, as the checkpoint knows it."""
+    wav = subprocess.run(["espeak-ng", "-v", voice, "-s", "150", "--stdout", sentence], check=True, capture_output=True)
+    samples = memoryview(wav.stdout[44:]).cast("h")
+    count = len(samples) * SAMPLE_RATE_HZ // 22_050
+    return Clip(0.0, b"".join(_between(samples, index * 22_050 / SAMPLE_RATE_HZ) for index in range(count)))
+
+
+def _between(samples: memoryview[int], place: float) -> bytes:
+    before = int(place)
+    after = min(before + 1, len(samples) - 1)
+    value = samples[before] + (samples[after] - samples[before]) * (place - before)
+    return round(value).to_bytes(2, "little", signed=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110  a process tells nobody that it is gone
+            await asyncio.sleep(0.01)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, though nobody may have reaped it."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def pid_of(transcriber: FasterWhisperTranscriber) -> int:
+    assert transcriber._worker
+    assert transcriber._worker._process
+    return transcriber._worker._process.pid
+
+
+@pytest.fixture
+async def transcriber() -> AsyncIterator[FasterWhisperTranscriber]:
+    transcriber = FasterWhisperTranscriber({"nano": CHECKPOINT}, parallel_clips=2, cpu_threads=1, restart_delay_s=0)
+    await transcriber.start()
+    yield transcriber
+    await transcriber.close()
+
+
+# --- what it hears
+
+
+@needs_checkpoint
+@needs_espeak
+@pytest.mark.parametrize(
+    "sentence", ["the red house and the green garden", "please close the window", "seven black horse"]
+)
+async def test_speech_becomes_text(transcriber: FasterWhisperTranscriber, sentence: str) -> None:
+    transcript = await transcriber.transcribe("nano", spoken(sentence), ENGLISH)
+    assert transcript.text.split() == sentence.split()
+    assert transcript.output_tokens >= len(sentence.split())
+    assert all(segment.avg_logprob < 0 and segment.compression_ratio > 0 for segment in transcript.segments)
+
+
+@needs_checkpoint
+@needs_espeak
+@pytest.mark.parametrize(
+    ("voice", "language", "sentence"), [("en-us", "en", "good morning"), ("de", "de", "sieben katze")]
+)
+async def test_the_language_is_told_by_its_probability(
+    transcriber: FasterWhisperTranscriber, voice: str, language: str, sentence: str
+) -> None:
+    probabilities = await transcriber.languages("nano", spoken(sentence, voice))
+    assert max(probabilities, key=lambda one: probabilities[one]) == language
+    assert sum(probabilities.values()) == pytest.approx(1, abs=0.01)
+
+
+@needs_checkpoint
+@needs_espeak
+async def test_words_have_times_when_asked_for(transcriber: FasterWhisperTranscriber) -> None:
+    clip = spoken("open the green door")
+    options = DecodingOptions("en", word_timestamps=True)
+    transcript = await transcriber.transcribe("nano", clip, options)
+    words = [word for segment in transcript.segments for word in segment.words]
+    assert [word.text.strip() for word in words] == ["open", "the", "green", "door"]
+    times = [time for word in words for time in (word.start_s, word.end_s)]
+    assert times == sorted(times)
+    assert 0 <= times[0] < times[-1] <= clip.duration_s + 0.5
+    assert all(word.probability is not None and 0 <= word.probability <= 1 for word in words)
+
+
+@needs_checkpoint
+@needs_espeak
+async def test_a_streams_deltas_spell_its_transcript(transcriber: FasterWhisperTranscriber) -> None:
+    clip = spoken("hello dog, good night cat")
+    pieces = [piece async for piece in transcriber.stream("nano", clip, ENGLISH)]
+    *deltas, last = pieces
+    assert isinstance(last, ClipTranscript)
+    assert "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)) == last.text
+    assert last == await transcriber.transcribe("nano", clip, ENGLISH)
+
+
+@needs_checkpoint
+@needs_espeak
+async def test_german_is_translated_into_english(transcriber: FasterWhisperTranscriber) -> None:
+    options = DecodingOptions("de", task=Task.TRANSLATE)
+    transcript = await transcriber.transcribe("nano", spoken("sieben schwarz katze", "de"), options)
+    assert transcript.text.split() == ["seven", "black", "cat"]
+
+
+@needs_checkpoint
+async def test_a_prompt_is_counted_and_leaves_room_for_text(transcriber: FasterWhisperTranscriber) -> None:
+    options = DecodingOptions("en", prompt="red green " * 300, max_tokens=10_000)
+    assert (await transcriber.transcribe("nano", noise(1), options)).prompt_tokens == 223
+    none = await transcriber.transcribe("nano", noise(1), ENGLISH)
+    assert none.prompt_tokens == 0
+
+
+@needs_checkpoint
+async def test_text_ends_after_as_many_tokens_as_allowed(transcriber: FasterWhisperTranscriber) -> None:
+    one = await transcriber.transcribe("nano", noise(1), DecodingOptions("en", max_tokens=1, temperature=1.0))
+    assert len(one.text.split()) <= 1
+
+
+@needs_checkpoint
+async def test_many_calls_are_in_flight_at_once(transcriber: FasterWhisperTranscriber) -> None:
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(transcriber.transcribe("nano", noise(1), ENGLISH)) for _ in range(8)]
+        ballots = [group.create_task(transcriber.languages("nano", noise(1))) for _ in range(8)]
+    assert len({call.result() for call in calls}) == 1
+    assert len(ballots[0].result()) > 1
+
+
+# --- its process
+
+
+@needs_checkpoint
+async def test_a_worker_killed_during_a_call_fails_the_call_and_is_replaced(
+    transcriber: FasterWhisperTranscriber,
+) -> None:
+    pid = pid_of(transcriber)
+    os.kill(pid, signal.SIGSTOP)  # so that the call is under way for as long as it takes
+    async with asyncio.TaskGroup() as group:
+        call = group.create_task(_failure_of(transcriber))
+        assert transcriber._worker
+        await until(lambda: bool(transcriber._worker and transcriber._worker._calls))
+        os.kill(pid, signal.SIGKILL)
+    assert "ended during a call" in str(call.result())
+    await until(lambda: transcriber.ready)
+    assert pid_of(transcriber) != pid
+    await transcriber.transcribe("nano", noise(1), ENGLISH)
+
+
+async def _failure_of(transcriber: FasterWhisperTranscriber) -> BackendError:
+    with pytest.raises(BackendError) as caught:
+        await transcriber.transcribe("nano", noise(1), ENGLISH)
+    return caught.value
+
+
+@needs_checkpoint
+async def test_a_worker_that_cannot_load_again_is_tried_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.symlink_to(CHECKPOINT)
+    transcriber = FasterWhisperTranscriber({"nano": checkpoint}, restart_delay_s=0)
+    await transcriber.start()
+    checkpoint.unlink()
+    os.kill(pid_of(transcriber), signal.SIGKILL)
+    await until(lambda: len(caplog.records) > 2)
+    assert not transcriber.ready
+    checkpoint.symlink_to(CHECKPOINT)
+    await until(lambda: transcriber.ready)
+    await transcriber.close()
+
+
+@needs_checkpoint
+async def test_while_no_worker_runs_calls_fail_at_once(transcriber: FasterWhisperTranscriber) -> None:
+    os.kill(pid_of(transcriber), signal.SIGKILL)
+    await until(lambda: not transcriber.ready)
+    assert "not running" in str(await _failure_of(transcriber))
+
+
+@needs_checkpoint
+async def test_a_cancelled_call_is_taken_back(transcriber: FasterWhisperTranscriber) -> None:
+    pid = pid_of(transcriber)
+    os.kill(pid, signal.SIGSTOP)
+    worker = transcriber._worker
+    assert worker
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(transcriber.transcribe("nano", noise(20), ENGLISH)) for _ in range(30)]
+        await until(lambda: len(worker._calls) == 30)
+        for call in calls:
+            call.cancel()
+    assert not worker._calls
+    os.kill(pid, signal.SIGCONT)
+    # The worker answers in order: had it kept the cancelled calls, this one would come after ten minutes of audio.
+    await transcriber.transcribe("nano", noise(1), ENGLISH)
+    assert pid_of(transcriber) == pid
+
+
+@needs_checkpoint
+async def test_closing_a_stream_takes_its_call_back(transcriber: FasterWhisperTranscriber) -> None:
+    async with aclosing(transcriber.stream("nano", noise(5), DecodingOptions("en", temperature=1.0))) as stream:
+        await anext(stream)
+    assert transcriber._worker
+    assert not transcriber._worker._calls
+    assert transcriber.ready
+
+
+@needs_checkpoint
+async def test_a_worker_that_breaks_the_protocol_is_replaced(transcriber: FasterWhisperTranscriber) -> None:
+    pid = pid_of(transcriber)
+    assert transcriber._worker
+    transcriber._worker.data_received(b"\xff" * 8)
+    await until(lambda: transcriber.ready and pid_of(transcriber) != pid)
+    assert is_gone(pid)
+
+
+@needs_checkpoint
+async def test_an_answer_that_cannot_be_read_is_a_backend_failure(transcriber: FasterWhisperTranscriber) -> None:
+    worker = transcriber._worker
+    assert worker
+    os.kill(pid_of(transcriber), signal.SIGSTOP)
+    async with asyncio.TaskGroup() as group:
+        call = group.create_task(_failure_of(transcriber))
+        await until(lambda: bool(worker._calls))
+        (number,) = worker._calls
+        worker._receive({"kind": "transcript", "id": number, "text": "a"})
+    assert "cannot be read" in str(call.result())
+
+
+@needs_checkpoint
+@needs_proc
+async def test_closing_ends_the_process_and_may_be_done_twice() -> None:
+    transcriber = FasterWhisperTranscriber({"nano": CHECKPOINT})
+    await transcriber.start()
+    pid = pid_of(transcriber)
+    await transcriber.close()
+    await transcriber.close()
+    assert is_gone(pid)
+    assert not transcriber.ready
+    assert "not running" in str(await _failure_of(transcriber))
+
+
+async def test_a_checkpoint_that_is_not_there_fails_the_start(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    transcriber = FasterWhisperTranscriber({"missing": tmp_path / "nowhere"})
+    with pytest.raises(BackendError, match="could not load"):
+        await transcriber.start()
+    assert not transcriber.ready
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("faster-whisper worker: stopped by ")
+
+
+@needs_checkpoint
+async def test_a_start_that_takes_too_long_is_given_up() -> None:
+    with pytest.raises(BackendError, match="in time"):
+        await FasterWhisperTranscriber({"nano": CHECKPOINT}, start_timeout_s=0.001).start()
+
+
+@needs_checkpoint
+async def test_a_model_that_is_not_served_is_refused(transcriber: FasterWhisperTranscriber) -> None:
+    with pytest.raises(BackendError, match="serve"):
+        await transcriber.languages("large", noise(1))
+
+
+@needs_checkpoint
+@needs_proc
+async def test_the_worker_leaves_no_core_dump(transcriber: FasterWhisperTranscriber) -> None:
+    limits = await asyncio.to_thread(Path(f"/proc/{pid_of(transcriber)}/limits").read_text)
+    (core,) = [line.split() for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert core[4:6] == ["0", "0"]
+
+
+@needs_checkpoint
+@needs_proc
+async def test_the_worker_ends_with_its_engine() -> None:
+    program = f"""
+import asyncio, pathlib
+from engine.backends.faster_whisper import FasterWhisperTranscriber
+async def main():
+    transcriber = FasterWhisperTranscriber({{"nano": pathlib.Path({str(CHECKPOINT)!r})}})
+    await transcriber.start()
+    print(transcriber._worker._process.pid, flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+    engine = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert engine.stdout
+    pid = int(await engine.stdout.readline())
+    assert not is_gone(pid)
+    engine.kill()
+    await engine.wait()
+    await until(lambda: is_gone(pid))
+
+
+@needs_checkpoint
+async def test_what_is_heard_is_not_said_on_stderr(
+    transcriber: FasterWhisperTranscriber, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await transcriber.transcribe("nano", noise(1), DecodingOptions("en", prompt="canary"))
+    os.kill(pid_of(transcriber), signal.SIGTERM)
+    await until(lambda: not transcriber.ready)
+    assert capfd.readouterr().err == ""
+
+
+def test_it_can_stand_where_a_transcriber_is_asked_for() -> None:
+    transcriber: Transcriber = FasterWhisperTranscriber({})
+    assert transcriber.kind == "faster-whisper"
+    assert not transcriber.ready
+
+
+def test_the_worker_sees_no_secret_of_the_engines_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOTTOVOCE_API_KEYS", "canary")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    environment = faster_whisper._environment()
+    assert "canary" not in environment.values()
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+def test_the_engines_side_loads_no_model_code() -> None:
+    program = (
+        "import engine.backends.faster_whisper, sys; "
+        "print(*{'av', 'ctranslate2', 'faster_whisper', 'numpy', 'tokenizers'} & set(sys.modules))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=ROOT).stdout
+    assert loaded.strip() == b""

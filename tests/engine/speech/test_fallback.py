@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.speech.fallback import (
+    LADDER,
+    RepetitionGuard,
+    avg_logprob,
+    compression_ratio,
+    decode_with_fallback,
+    drop_silence,
+    is_credible,
+)
+from engine.types import ClipTranscript, Segment
+
+GOOD = " all is well that ends well"
+LOOP = " thank you" * 30
+
+
+def segment(
+    text: str, logprob: float = -0.3, *, no_speech: float = 0.0, tokens: int = 4, ratio: float = 1.0
+) -> Segment:
+    return Segment(
+        start_s=0,
+        end_s=1,
+        text=text,
+        tokens=tuple(range(tokens)),
+        avg_logprob=logprob,
+        no_speech_prob=no_speech,
+        compression_ratio=ratio,
+    )
+
+
+def transcript(*segments: Segment) -> ClipTranscript:
+    return ClipTranscript("".join(one.text for one in segments), segments, output_tokens=9)
+
+
+class Script:
+    """Gives one transcript after another; remembers the temperatures."""
+
+    def __init__(self, *transcripts: ClipTranscript) -> None:
+        self._transcripts = list(transcripts)
+        self.temperatures: list[float] = []
+
+    async def __call__(self, temperature: float) -> ClipTranscript:
+        self.temperatures.append(temperature)
+        return self._transcripts.pop(0)
+
+
+async def test_credible_text_is_decoded_once() -> None:
+    script = Script(transcript(segment(GOOD)))
+    outcome = await decode_with_fallback(script, LADDER)
+    assert outcome.transcript.text == GOOD
+    assert (outcome.fallbacks, script.temperatures) == (0, [0.0])
+
+
+@pytest.mark.parametrize("bad", [segment(LOOP), segment(GOOD, -1.01), segment(GOOD, ratio=2.41)])
+async def test_doubtful_text_is_decoded_again_at_the_next_temperature(bad: Segment) -> None:
+    script = Script(transcript(bad), transcript(bad), transcript(segment(GOOD)))
+    outcome = await decode_with_fallback(script, LADDER)
+    assert outcome.transcript.text == GOOD
+    assert (outcome.fallbacks, script.temperatures) == (2, [0.0, 0.2, 0.4])
+
+
+async def test_the_ladder_ends_at_one_with_the_likeliest_text_that_does_not_loop() -> None:
+    steady = transcript(segment(GOOD, -1.4))
+    worse = [transcript(segment(LOOP, -0.1)), *[transcript(segment(GOOD + " no", -2.0)) for _ in range(4)]]
+    script = Script(*worse, steady)
+    outcome = await decode_with_fallback(script, LADDER)
+    assert outcome.transcript == steady
+    assert (outcome.fallbacks, script.temperatures) == (5, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+async def test_if_every_text_loops_the_likeliest_is_kept() -> None:
+    script = Script(transcript(segment(LOOP, -0.9)), transcript(segment(LOOP + " so", -0.2)))
+    outcome = await decode_with_fallback(script, LADDER[:2])
+    assert outcome.transcript.text.endswith("so")
+
+
+async def test_one_temperature_is_not_questioned() -> None:
+    script = Script(transcript(segment(LOOP, -3.0)))
+    assert (await decode_with_fallback(script, (0.7,))).fallbacks == 0
+    assert script.temperatures == [0.7]
+
+
+async def test_silence_is_dropped_and_not_decoded_again() -> None:
+    script = Script(transcript(segment(" Thanks for watching!", -1.5, no_speech=0.9)))
+    outcome = await decode_with_fallback(script, LADDER)
+    assert (outcome.transcript.text, outcome.transcript.segments) == ("", ())
+    assert script.temperatures == [0.0]
+
+
+@pytest.mark.parametrize(("logprob", "no_speech"), [(-1.5, 0.5), (-0.5, 0.9)])
+def test_a_segment_is_silence_only_if_it_is_unlikely_and_probably_no_speech(logprob: float, no_speech: float) -> None:
+    kept = transcript(segment(GOOD, logprob, no_speech=no_speech))
+    assert drop_silence(kept) is kept
+
+
+def test_the_text_of_what_remains_is_kept_beside_dropped_silence() -> None:
+    mixed = transcript(segment(" one"), segment(" hm", -2, no_speech=0.9), segment(" two"))
+    assert drop_silence(mixed).text == " one two"
+
+
+def test_log_probabilities_are_weighed_by_tokens() -> None:
+    assert avg_logprob(transcript(segment(" a", -2.0, tokens=1), segment(" b", -0.5, tokens=9))) == pytest.approx(-0.65)
+
+
+def test_a_backend_without_figures_is_judged_by_its_text() -> None:
+    assert is_credible(ClipTranscript(GOOD, (), output_tokens=6))
+    assert not is_credible(ClipTranscript(LOOP, (), output_tokens=6))
+
+
+@given(st.text())
+def test_the_compression_ratio_is_that_of_openais_whisper(text: str) -> None:
+    plain = text.encode("utf-8", "surrogatepass")
+    if plain.decode("utf-8", "ignore") == text:
+        assert compression_ratio(text) == len(plain) / len(zlib.compress(plain))
+
+
+@pytest.mark.parametrize("unit", [" thank you", "ha", "谢谢", "0", " and then he said that it was"])
+def test_a_loop_is_seen_after_a_few_repeats(unit: str) -> None:
+    guard = RepetitionGuard()
+    admitted = "".join(guard.admit(piece) for piece in [GOOD, *[unit] * 200])
+    assert guard.looping
+    assert admitted.startswith(GOOD + 5 * unit)
+    assert len(admitted) <= len(GOOD) + max(6 * len(unit), RepetitionGuard.MIN_LOOP_CHARS + len(unit))
+
+
+def test_a_loop_within_one_piece_is_cut_at_the_same_place() -> None:
+    text = GOOD + LOOP * 5
+    by_piece, at_once = RepetitionGuard(), RepetitionGuard()
+    assert at_once.admit(text) == "".join(by_piece.admit(letter) for letter in text)
+
+
+def test_nothing_is_admitted_once_a_clip_loops() -> None:
+    guard = RepetitionGuard()
+    guard.admit(LOOP * 3)
+    assert guard.admit(" and so on") == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " no, no, no, no, no!",
+        " 555 0199, I repeat 555 0199, 555 0199",
+        " We shall fight on the beaches, we shall fight on the landing grounds, we shall fight in the fields",
+        " row row row your boat gently down the stream" * 3,
+    ],
+)
+def test_what_people_repeat_is_no_loop(text: str) -> None:
+    guard = RepetitionGuard()
+    assert guard.admit(text) == text
+    assert not guard.looping

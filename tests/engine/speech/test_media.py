@@ -1,0 +1,85 @@
+"""The lists that keep FFmpeg to audio inside one file hold by themselves, without the sandbox around them."""
+
+from __future__ import annotations
+
+import socket
+from io import BytesIO
+from pathlib import Path
+
+import av
+import pytest
+
+from engine.speech import media
+from engine.speech.media import UnreadableMediaError, pcm_of
+
+from .sounds import encoded, tone, video_without_audio, wav
+
+
+@pytest.mark.parametrize("form", ["ffconcat version 1.0\nfile '{}'\n", "#EXTM3U\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n"])
+@pytest.mark.parametrize("name", [None, "list.m3u8", "list.ffconcat"])
+def test_a_playlist_is_no_audio_even_outside_the_sandbox(form: str, name: str | None, tmp_path: Path) -> None:
+    victim = tmp_path / "victim.wav"
+    victim.write_bytes(wav(tone(1.0).tobytes()))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        for url in (str(victim), f"http://127.0.0.1:{listener.getsockname()[1]}/a.wav"):
+            file = BytesIO(form.format(url).encode())
+            if name is not None:
+                file.name = name  # what no caller does: FFmpeg would take the name's word for the format
+            with pytest.raises(UnreadableMediaError):
+                list(pcm_of(file))
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_without_the_lists_a_playlist_is_followed(tmp_path: Path) -> None:
+    # What the lists are there for: should FFmpeg stop doing this by itself, the tests above prove nothing.
+    victim = tmp_path / "victim.wav"
+    victim.write_bytes(wav(tone(1.0).tobytes()))
+    playlist = BytesIO(f"ffconcat version 1.0\nfile '{victim.name}'\n".encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        with av.open(playlist) as container:
+            assert container.streams.audio
+
+
+def test_every_listed_decoder_exists_and_is_for_audio() -> None:
+    for name in media.CODECS:
+        assert av.Codec(name, "r").type == "audio"
+
+
+def test_every_listed_container_exists() -> None:
+    for name in media.CONTAINERS:
+        assert av.ContainerFormat(name, "r").is_input
+
+
+def test_a_codec_off_the_list_is_refused_though_ffmpeg_knows_it() -> None:
+    off_the_list = encoded("matroska", "tta", 48_000, "stereo")
+    with pytest.raises(UnreadableMediaError):
+        list(pcm_of(BytesIO(off_the_list)))
+
+
+def test_a_container_off_the_list_is_refused_though_ffmpeg_knows_it() -> None:
+    with pytest.raises(UnreadableMediaError):
+        list(pcm_of(BytesIO(encoded("tta", "tta", 48_000, "stereo"))))
+
+
+def test_a_video_without_audio_is_no_audio() -> None:
+    with pytest.raises(UnreadableMediaError, match="no audio track"):
+        list(pcm_of(BytesIO(video_without_audio())))
+
+
+def test_audio_beside_video_is_heard() -> None:
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        picture, sound = output.add_stream("mpeg4", rate=25), output.add_stream("aac", rate=16_000)
+        assert isinstance(picture, av.VideoStream)
+        assert isinstance(sound, av.AudioStream)
+        picture.width = picture.height = 64
+        picture.pix_fmt, sound.layout = "yuv420p", "mono"
+        frame = av.AudioFrame.from_ndarray(tone(1.0)[None], format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        for _ in range(25):
+            output.mux(picture.encode(av.VideoFrame(64, 64, "yuv420p")))
+        output.mux([*picture.encode(None), *sound.encode(frame), *sound.encode(None)])
+    assert sum(map(len, pcm_of(BytesIO(file.getvalue())))) == pytest.approx(32_000, rel=0.1)

@@ -1,0 +1,476 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import pytest
+
+from engine.errors import BackendError, EngineError, ErrorCode, RequestError
+from engine.speech.pipeline import Decoder, SpeechPipeline
+from engine.speech.transcriber import Transcriber
+from engine.types import (
+    Clip,
+    ClipTranscript,
+    DecodingOptions,
+    Granularity,
+    Segment,
+    Task,
+    TextDelta,
+    TokenLogprob,
+    Transcription,
+    TranscriptionRequest,
+    VoiceActivity,
+)
+from tests.engine.fakes import (
+    FakeDecoder,
+    FakeTranscriber,
+    NullTranscriber,
+    Turnstile,
+    scripted,
+    silence,
+    speech,
+    transcript_of,
+)
+
+REQUEST = TranscriptionRequest(model="nano", language="en")
+DETECT = TranscriptionRequest(model="nano")
+UTTERANCE = speech(3.2) + silence(6.4)
+"""9.6 s that make one clip; several behind one another make as many."""
+
+
+class Counts:
+    """Implements `Observer`."""
+
+    def __init__(self) -> None:
+        self.files: list[float] = []
+        self.clips: list[float] = []
+        self.again: list[int] = []
+        self.loops = 0
+        self.waits: list[float] = []
+
+    def file_heard(self, duration_s: float) -> None:
+        self.files.append(duration_s)
+
+    def clip_heard(self, duration_s: float) -> None:
+        self.clips.append(duration_s)
+
+    def clip_decoded_again(self, times: int) -> None:
+        self.again.append(times)
+
+    def loop_ended(self) -> None:
+        self.loops += 1
+
+    def first_delta(self, waited_s: float) -> None:
+        self.waits.append(waited_s)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  what is waited for tells nobody
+        await asyncio.sleep(0)
+
+
+async def settle() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def pipeline_of(
+    transcriber: Transcriber, decoder: Decoder | None = None, *, slots: int = 4, clips_per_file: int = 8
+) -> SpeechPipeline:
+    return SpeechPipeline(transcriber, decoder or FakeDecoder(), slots=slots, clips_per_file=clips_per_file)
+
+
+async def read(stream: AsyncGenerator[TextDelta | Transcription, None]) -> tuple[list[str], Transcription]:
+    """Read a stream to its end: the texts of its deltas, and its last piece."""
+    async with aclosing(stream):
+        pieces = [piece async for piece in stream]
+    deltas = [piece.text for piece in pieces if isinstance(piece, TextDelta)]
+    last = pieces[-1]
+    assert isinstance(last, Transcription)
+    assert len(deltas) == len(pieces) - 1
+    return deltas, last
+
+
+# --- whole files
+
+
+async def test_the_clips_of_a_file_become_its_text_in_order() -> None:
+    result = await pipeline_of(FakeTranscriber()).transcribe(UTTERANCE * 3, REQUEST)
+    assert result.text == "clip at 0 clip at 93 clip at 189"
+    assert [round(segment.start_s, 1) for segment in result.segments] == [0.0, 9.3, 18.9]
+    assert result.duration_s == pytest.approx(28.8)
+    assert (result.language, result.task, result.input_audio_tokens) == ("en", Task.TRANSCRIBE, 1440)
+
+
+async def test_silence_is_no_text_and_asks_the_backend_nothing() -> None:
+    fake = FakeTranscriber()
+    result = await pipeline_of(fake).transcribe(silence(60), DETECT)
+    assert (result.text, result.segments, result.language) == ("", (), "en")
+    assert result.duration_s == pytest.approx(60)
+    assert not fake.heard
+    assert not fake.asked_for_language
+
+
+async def test_the_backend_is_told_what_was_asked() -> None:
+    fake = FakeTranscriber()
+    request = TranscriptionRequest(
+        model="nano",
+        language="de",
+        task=Task.TRANSLATE,
+        prompt="hello",
+        temperature=0.4,
+        granularities=frozenset({Granularity.WORD}),
+        logprobs=True,
+        max_completion_tokens=7,
+        sampling={"top_p": 0.9},
+    )
+    await pipeline_of(fake).transcribe(UTTERANCE, request)
+    (call,) = fake.heard
+    assert call.model == "nano"
+    assert call.options == DecodingOptions("de", Task.TRANSLATE, "hello", 0.4, True, True, 7, {"top_p": 0.9})
+
+
+async def test_without_voice_activity_detection_silence_is_heard_too() -> None:
+    fake = FakeTranscriber()
+    request = TranscriptionRequest(model="nano", language="en", voice_activity=None)
+    await pipeline_of(fake).transcribe(silence(64), request)
+    assert sum(call.clip.duration_s for call in fake.heard) == pytest.approx(64)
+
+
+async def test_voice_activity_options_of_the_request_are_used() -> None:
+    fake = FakeTranscriber()
+    request = TranscriptionRequest(model="nano", language="en", voice_activity=VoiceActivity(prefix_padding_ms=0))
+    await pipeline_of(fake).transcribe(silence(3.2) + speech(3.2), request)
+    assert fake.heard[0].clip.start_s == pytest.approx(3.2)
+
+
+async def test_clips_of_a_file_are_heard_at_once_but_no_more_than_there_are_slots() -> None:
+    gate = asyncio.Event()
+    fake = FakeTranscriber(gate=gate)
+    work = pipeline_of(fake, slots=3).transcribe(UTTERANCE * 6, REQUEST)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(work)
+        await until(lambda: fake.live == 3)
+        gate.set()
+    assert fake.most_live == 3
+    assert len(fake.heard) == 6
+
+
+async def test_a_file_is_read_no_further_ahead_than_its_clips_may_be() -> None:
+    gate = asyncio.Event()
+    fake, decoder = FakeTranscriber(gate=gate), FakeDecoder(block_windows=len(UTTERANCE))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(pipeline_of(fake, decoder, slots=1, clips_per_file=2).transcribe(UTTERANCE * 20, REQUEST))
+        await until(lambda: decoder.blocks == 3)
+        await settle()
+        assert decoder.blocks == 3  # one heard, one waits, one is held until there is room
+        gate.set()
+    assert decoder.blocks == 20
+
+
+async def test_a_short_file_beside_a_long_one_waits_for_about_one_clip() -> None:
+    turnstile = Turnstile()
+    fake = FakeTranscriber(gate=turnstile)
+    pipeline = pipeline_of(fake, slots=1, clips_per_file=100)
+    async with asyncio.TaskGroup() as group:
+        long = group.create_task(pipeline.transcribe(UTTERANCE * 40, REQUEST))
+        await until(lambda: pipeline.waiting == 39)
+        short = group.create_task(pipeline.transcribe(speech(5), DETECT))
+        await until(lambda: pipeline.waiting == 40)
+        while not short.done():
+            turnstile.admit_one()
+            await settle()
+        long.cancel()
+    # Before it: one under way, the turn that was due, and one between the short file's language and its text.
+    assert [call.clip.duration_s > 4 for call in fake.heard].index(True) == 3
+
+
+# --- the language
+
+
+async def test_up_to_three_clips_vote_on_the_language() -> None:
+    def probabilities(clip: Clip) -> dict[str, float]:
+        return {"en": 0.55, "de": 0.45} if clip.start_s < 15 else {"en": 0.1, "de": 0.9}
+
+    fake = FakeTranscriber(probabilities=probabilities)
+    result = await pipeline_of(fake).transcribe(UTTERANCE * 5, DETECT)
+    assert result.language == "de"
+    assert {call.options.language for call in fake.heard} == {"de"}
+    assert len(fake.asked_for_language) == 3
+    assert len(fake.heard) == 5
+
+
+async def test_only_languages_that_the_caller_named_are_detected() -> None:
+    fake = FakeTranscriber(probabilities={"en": 0.8, "de": 0.05, "fr": 0.15})
+    request = TranscriptionRequest(model="nano", languages=("de", "fr"))
+    assert (await pipeline_of(fake).transcribe(UTTERANCE, request)).language == "fr"
+
+
+async def test_one_named_language_needs_no_vote() -> None:
+    fake = FakeTranscriber()
+    request = TranscriptionRequest(model="nano", languages=("fr",))
+    assert (await pipeline_of(fake).transcribe(UTTERANCE, request)).language == "fr"
+    assert not fake.asked_for_language
+
+
+# --- the fallback ladder
+
+
+def unlikely_until(temperature: float) -> Callable[[Clip, DecodingOptions], ClipTranscript]:
+    def transcripts(clip: Clip, options: DecodingOptions) -> ClipTranscript:
+        logprob = -0.2 if options.temperature >= temperature else -1.7
+        return transcript_of(f" at {options.temperature}", clip, options, avg_logprob=logprob)
+
+    return transcripts
+
+
+async def test_a_doubtful_clip_is_decoded_again_at_higher_temperatures() -> None:
+    fake, counts = FakeTranscriber(transcripts=unlikely_until(0.4)), Counts()
+    result = await SpeechPipeline(fake, FakeDecoder(), observer=counts).transcribe(UTTERANCE, REQUEST)
+    assert result.text == "at 0.4"
+    assert [call.options.temperature for call in fake.heard] == [0.0, 0.2, 0.4]
+    assert counts.again == [2]
+
+
+async def test_a_temperature_that_was_asked_for_is_the_only_one() -> None:
+    fake = FakeTranscriber(transcripts=unlikely_until(1.0))
+    request = TranscriptionRequest(model="nano", language="en", temperature=0.3)
+    assert (await pipeline_of(fake).transcribe(UTTERANCE, request)).text == "at 0.3"
+    assert len(fake.heard) == 1
+
+
+async def test_invented_text_for_silence_is_dropped() -> None:
+    def invented(clip: Clip, options: DecodingOptions) -> ClipTranscript:
+        return transcript_of(" Subtitles by", clip, options, avg_logprob=-1.2, no_speech_prob=0.8)
+
+    assert (await pipeline_of(FakeTranscriber(transcripts=invented)).transcribe(UTTERANCE, REQUEST)).text == ""
+
+
+# --- streams
+
+
+async def test_a_streams_deltas_spell_its_text() -> None:
+    deltas, last = await read(pipeline_of(FakeTranscriber()).stream(UTTERANCE * 3, REQUEST))
+    assert "".join(deltas) == last.text == "clip at 0 clip at 93 clip at 189"
+    assert len(deltas) == 9
+
+
+async def test_a_stream_gives_the_same_text_as_the_whole_file() -> None:
+    pipeline = pipeline_of(FakeTranscriber())
+    _, streamed = await read(pipeline.stream(UTTERANCE * 3, DETECT))
+    assert streamed == await pipeline.transcribe(UTTERANCE * 3, DETECT)
+
+
+async def test_a_stream_of_silence_is_only_its_end() -> None:
+    deltas, last = await read(pipeline_of(FakeTranscriber()).stream(silence(20), DETECT))
+    assert (deltas, last.text) == ([], "")
+
+
+async def test_the_first_clip_is_heard_before_later_audio_is_decoded() -> None:
+    decoder = FakeDecoder(block_windows=len(UTTERANCE), gate=asyncio.Event())
+    stream = pipeline_of(FakeTranscriber(), decoder).stream(UTTERANCE * 4, REQUEST)
+    async with aclosing(stream):
+        assert await anext(stream) == TextDelta("clip")
+        assert decoder.blocks == 1
+
+
+async def test_a_streams_clips_are_each_heard_once_one_after_the_other() -> None:
+    fake = FakeTranscriber()
+    await read(pipeline_of(fake, slots=4).stream(UTTERANCE * 5, REQUEST))
+    starts = [call.clip.start_s for call in fake.heard]
+    assert starts == sorted(set(starts))
+    assert (len(starts), fake.most_live) == (5, 1)
+
+
+async def test_a_streams_language_is_that_of_its_first_clip() -> None:
+    fake = FakeTranscriber(probabilities={"de": 0.9})
+    _, last = await read(pipeline_of(fake).stream(UTTERANCE * 3, DETECT))
+    assert last.language == "de"
+    assert len(fake.asked_for_language) == 1
+
+
+async def test_a_doubtful_clip_of_a_stream_is_not_decoded_again() -> None:
+    fake = FakeTranscriber(transcripts=unlikely_until(1.0))
+    await read(pipeline_of(fake).stream(UTTERANCE, REQUEST))
+    assert len(fake.heard) == 1
+
+
+async def test_a_clip_that_loops_is_ended_and_the_next_one_is_heard() -> None:
+    fake, counts = FakeTranscriber(script=scripted(" so" + " thank you" * 150, " goodbye")), Counts()
+    pipeline = SpeechPipeline(fake, FakeDecoder(), observer=counts)
+    deltas, last = await read(pipeline.stream(UTTERANCE * 2, REQUEST))
+    assert last.text == "".join(deltas)
+    assert last.text.startswith("so thank you thank you")
+    assert last.text.endswith(" goodbye")
+    assert 5 <= last.text.count("thank") <= 12
+    assert counts.loops == 1
+    assert fake.live == 0
+    assert last.output_tokens > 10
+
+
+async def test_a_backend_that_sends_no_deltas_still_streams_its_text() -> None:
+    class Whole(NullTranscriber):
+        async def stream(
+            self, model: str, clip: Clip, options: DecodingOptions
+        ) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
+            yield transcript_of(" all at once ", clip, options)
+
+    deltas, last = await read(pipeline_of(Whole()).stream(UTTERANCE, REQUEST))
+    assert deltas == ["all at once"]
+    assert last.text == "all at once"
+
+
+async def test_log_probabilities_of_spaces_travel_with_the_text_after_them() -> None:
+    first, second = TokenLogprob(" ", -0.1), TokenLogprob("a", -0.2)
+
+    class Spaced(NullTranscriber):
+        async def stream(
+            self, model: str, clip: Clip, options: DecodingOptions
+        ) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
+            yield TextDelta(" ", (first,))
+            yield TextDelta("a", (second,))
+            yield ClipTranscript(" a", (Segment(0, 1, " a"),), 2, logprobs=(first, second))
+
+    stream = pipeline_of(Spaced()).stream(UTTERANCE, REQUEST)
+    async with aclosing(stream):
+        assert await anext(stream) == TextDelta("a", (first, second))
+
+
+async def test_a_reader_who_stops_reading_keeps_no_slot() -> None:
+    pipeline = pipeline_of(FakeTranscriber(), slots=1)
+    idle = pipeline.stream(UTTERANCE * 3, REQUEST)
+    async with aclosing(idle):
+        await anext(idle)
+        assert (await pipeline.transcribe(UTTERANCE, REQUEST)).text == "clip at 0"
+
+
+# --- ends before the end
+
+
+async def test_cancelling_a_file_stops_its_decoder_and_its_clips() -> None:
+    fake, decoder = FakeTranscriber(gate=asyncio.Event()), FakeDecoder()
+    pipeline = pipeline_of(fake, decoder, slots=2)
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(pipeline.transcribe(UTTERANCE * 30, REQUEST))
+        await until(lambda: fake.live == 2)
+        work.cancel()
+    assert (fake.live, fake.cancelled, decoder.open_files, pipeline.waiting) == (0, 2, 0, 0)
+
+
+async def test_cancelling_while_the_decoder_is_slow_closes_it() -> None:
+    decoder = FakeDecoder(gate=asyncio.Event())
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(pipeline_of(FakeTranscriber(), decoder).transcribe(UTTERANCE * 30, REQUEST))
+        await until(lambda: decoder.blocks == 1)
+        work.cancel()
+    assert decoder.open_files == 0
+
+
+async def test_closing_a_stream_stops_its_decoder_and_its_clip() -> None:
+    word_gate = asyncio.Event()
+    fake, decoder = FakeTranscriber(word_gate=word_gate), FakeDecoder()
+    pipeline = pipeline_of(fake, decoder, slots=1)
+    stream = pipeline.stream(UTTERANCE * 30, REQUEST)
+    word_gate.set()
+    await anext(stream)
+    word_gate.clear()
+    await stream.aclose()
+    assert (fake.live, decoder.open_files) == (0, 0)
+    word_gate.set()
+    assert (await pipeline.transcribe(UTTERANCE, REQUEST)).text  # its slot is free again
+
+
+async def test_cancelling_the_reader_of_a_stream_stops_the_work() -> None:
+    fake, decoder = FakeTranscriber(gate=asyncio.Event()), FakeDecoder()
+    async with asyncio.TaskGroup() as group:
+        reader = group.create_task(read(pipeline_of(fake, decoder).stream(UTTERANCE * 30, REQUEST)))
+        await until(lambda: fake.live == 1)
+        reader.cancel()
+    assert (fake.live, fake.cancelled, decoder.open_files) == (0, 1, 0)
+
+
+async def test_no_task_outlives_its_file() -> None:
+    before = asyncio.all_tasks()
+    pipeline = pipeline_of(FakeTranscriber())
+    await read(pipeline.stream(UTTERANCE * 2, DETECT))
+    await pipeline.transcribe(UTTERANCE * 2, DETECT)
+    assert asyncio.all_tasks() == before
+
+
+# --- failures
+
+
+async def test_a_backend_failure_reaches_the_caller_as_itself() -> None:
+    fake, decoder = FakeTranscriber(fail_after=2), FakeDecoder()
+    with pytest.raises(BackendError) as caught:
+        await pipeline_of(fake, decoder).transcribe(UTTERANCE * 8, REQUEST)
+    assert caught.value is fake.failure
+    assert (fake.live, decoder.open_files) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "failure", [BackendError("the decoder died"), RequestError(ErrorCode.UNSUPPORTED_FILE, "file")]
+)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_decoders_failure_reaches_the_caller_as_itself(failure: EngineError, streamed: bool) -> None:
+    fake, decoder = FakeTranscriber(gate=asyncio.Event()), FakeDecoder(fail_at=3, failure=failure)
+    pipeline = pipeline_of(fake, decoder, slots=1)
+    if streamed:
+        fake.gate = None
+    with pytest.raises(type(failure)) as caught:
+        await (
+            read(pipeline.stream(UTTERANCE * 8, REQUEST)) if streamed else pipeline.transcribe(UTTERANCE * 8, REQUEST)
+        )
+    assert caught.value is failure
+    assert (fake.live, decoder.open_files) == (0, 0)
+
+
+async def test_a_failing_language_vote_reaches_the_caller_as_itself() -> None:
+    class Mute(NullTranscriber):
+        async def languages(self, model: str, clip: Clip) -> dict[str, float]:
+            raise BackendError("no languages today")
+
+    with pytest.raises(BackendError, match="today"):
+        await pipeline_of(Mute()).transcribe(UTTERANCE * 5, DETECT)
+
+
+async def test_a_stream_that_fails_gives_first_what_was_heard() -> None:
+    fake = FakeTranscriber(fail_after_words=2)
+    async with aclosing(pipeline_of(fake).stream(UTTERANCE, REQUEST)) as stream:
+        assert [await anext(stream), await anext(stream)] == [TextDelta("clip"), TextDelta(" at")]
+        with pytest.raises(BackendError):
+            await anext(stream)
+
+
+async def test_a_stream_without_its_transcript_is_a_backend_failure() -> None:
+    class Curt(NullTranscriber):
+        async def stream(
+            self, model: str, clip: Clip, options: DecodingOptions
+        ) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
+            yield TextDelta("a")
+
+    with pytest.raises(BackendError):
+        await read(pipeline_of(Curt()).stream(UTTERANCE, REQUEST))
+
+
+async def test_a_mistake_in_our_own_code_is_not_taken_for_a_backend_failure() -> None:
+    def broken(clip: Clip, options: DecodingOptions) -> str:
+        raise ZeroDivisionError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await pipeline_of(FakeTranscriber(script=broken)).transcribe(UTTERANCE, REQUEST)
+    assert isinstance(caught.value.exceptions[0], ZeroDivisionError)
+
+
+# --- what is counted
+
+
+async def test_audio_clips_and_the_wait_for_text_are_counted() -> None:
+    counts, ticks = Counts(), iter([100.0, 100.25])
+    pipeline = SpeechPipeline(FakeTranscriber(), FakeDecoder(), observer=counts, clock=lambda: next(ticks))
+    await read(pipeline.stream(UTTERANCE * 2, REQUEST))
+    assert counts.files == [pytest.approx(19.2)]
+    assert counts.clips == [pytest.approx(3.52), pytest.approx(3.84)]
+    assert counts.waits == [0.25]
+    assert counts.again == []
