@@ -45,7 +45,8 @@ class Admission:
 class UploadPace:
     """The slowest upload that is still served; a slower one holds memory that others need.
 
-    grace_s: no rate is asked for before this. idle_s: the longest silence. deadline_s: the longest upload.
+    min_bytes_per_s: on average since the upload began. grace_s: no rate is asked for before this.
+    idle_s: the longest silence; also how long a client may leave an answer unread. deadline_s: the longest upload.
     """
 
     min_bytes_per_s: int = 4_096

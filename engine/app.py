@@ -39,6 +39,8 @@ _log = structlog.get_logger(__name__)
 
 MAX_CHUNK_BYTES = 65_536
 KEY_TIMER_S = 30.0
+CUT_S = 0.5
+"""What has not ended when the time to drain is over is cancelled, and has so long to notice."""
 
 
 @dataclass(slots=True)
@@ -72,13 +74,15 @@ class RunningEngine:
 
 @dataclass(frozen=True, slots=True)
 class EngineParts:
-    """What tests and benchmarks put in place of the real thing; None means the real thing."""
+    """What tests and benchmarks put in place of the real thing; None means the real thing. Clock: Unix seconds."""
 
     transcriber: Transcriber | None = None
     decoder: Decoder | None = None
     heartbeat_s: float = 15.0
     pace: UploadPace = field(default_factory=UploadPace)
     clock: Callable[[], float] = time.time
+    key_timer_s: float = KEY_TIMER_S
+    window_s: float = WINDOW_S
 
 
 async def serve(settings: EngineSettings) -> ExitCode:
@@ -86,13 +90,13 @@ async def serve(settings: EngineSettings) -> ExitCode:
     async with running_engine(settings) as engine:
         _announce(engine)
         await until_stopped()
-        engine.state.draining = True
-        _log.info("draining")
+        _log.info("draining", requests=engine.application.admission.requests, longest_s=settings.drain_s)
     return ExitCode.ACCEPTED
 
 
 def _announce(engine: RunningEngine) -> None:
-    _log.warning("insecure_evidence", detail=insecure.WARNING)
+    if engine.settings.insecure_evidence:
+        _log.warning("insecure_evidence", detail=insecure.WARNING)
     _log.info(
         "serving",
         address=str(engine.address),
@@ -103,7 +107,10 @@ def _announce(engine: RunningEngine) -> None:
 
 @asynccontextmanager
 async def running_engine(settings: EngineSettings, parts: EngineParts | None = None) -> AsyncIterator[RunningEngine]:
-    """An engine that serves while the context is open. Raises BackendError, OSError."""
+    """An engine that serves while the context is open, and drains when it is left without an error.
+
+    Raises BackendError, AttestationError, OSError.
+    """
     parts = parts or EngineParts()
     telemetry = Telemetry()
     transcriber = parts.transcriber or FasterWhisperTranscriber(
@@ -123,22 +130,30 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
             overlap_s=settings.key_overlap_s,
             now=parts.clock(),
         )
-        application = _application(settings, catalogue, SpeechPipeline(transcriber, decoder), telemetry)
-        app = _public_app(ring, application, telemetry, parts)
-        await stack.enter_async_context(_timers(ring, telemetry, parts.clock))
-        address = await stack.enter_async_context(_listening(app, settings.listen, drain_s=settings.drain_s))
+        pipeline = SpeechPipeline(transcriber, decoder, observer=telemetry.speech)
+        application = _application(settings, catalogue, pipeline, telemetry)
+        gateway = _gateway(ring, application, telemetry, parts)
+        app = _public_app(gateway, ring, telemetry, parts.clock)
+        await stack.enter_async_context(_timers(ring, telemetry, parts))
+        address = await stack.enter_async_context(_listening(app, settings.listen))
         state.serving = True
         yield RunningEngine(address, status_address, state, ring, application, settings)
         state.draining = True
+        await gateway.drain(settings.drain_s)
 
 
 @asynccontextmanager
-async def _listening(app: web.Application, address: str, *, drain_s: float = 0.0) -> AsyncIterator[Address]:
-    async with listening(app, [Address.parse(address)], error_response=outer_error, shutdown_timeout_s=drain_s) as (
+async def _listening(app: web.Application, address: str) -> AsyncIterator[Address]:
+    app.on_response_prepare.append(_name_server)
+    async with listening(app, [Address.parse(address)], error_response=outer_error, shutdown_timeout_s=CUT_S) as (
         bound,
         *_,
     ):
         yield bound
+
+
+async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "sottovoce"  # aiohttp would tell its version, and Python's
 
 
 @asynccontextmanager
@@ -229,10 +244,8 @@ def _application(
     )
 
 
-def _public_app(
-    ring: KeyRing, application: SpeechApplication, telemetry: Telemetry, parts: EngineParts
-) -> web.Application:
-    gateway = Gateway(
+def _gateway(ring: KeyRing, application: SpeechApplication, telemetry: Telemetry, parts: EngineParts) -> Gateway:
+    return Gateway(
         ring,
         application,
         telemetry.gateway,
@@ -241,15 +254,18 @@ def _public_app(
         heartbeat_s=parts.heartbeat_s,
         clock=parts.clock,
     )
-    desk = EvidenceDesk(InsecureAttester(), lambda: ring.current(parts.clock()).statement)
-    telemetry.gateway.key_expiry.set_function(lambda: ring.current(parts.clock()).retires_at)
+
+
+def _public_app(gateway: Gateway, ring: KeyRing, telemetry: Telemetry, clock: Callable[[], float]) -> web.Application:
+    desk = EvidenceDesk(InsecureAttester(), lambda: ring.current(clock()).statement)
+    telemetry.gateway.key_expiry.set_function(lambda: ring.current(clock()).retires_at)
 
     async def attest(request: web.Request) -> web.Response:
         outcome, response = await _attest(desk, request)
         telemetry.gateway.attestations.labels(outcome=outcome).inc()
         return response
 
-    app = web.Application(middlewares=[_constant_errors], client_max_size=1024)
+    app = web.Application(client_max_size=1024)
     app.router.add_post("/ohttp/{digest:[0-9a-f]{32}}", gateway.post)
     app.router.add_post("/.well-known/ohttp-gateway", gateway.post)
     app.router.add_get("/.well-known/ohttp-gateway", gateway.get_keys)
@@ -268,20 +284,9 @@ async def _attest(desk: EvidenceDesk, request: web.Request) -> tuple[str, web.Re
         _log.error("attestation_failed", error=type(exc).__name__, detail=str(exc))
         return "failed", outer_error(503)
     if document is None:
-        response = outer_error(503)
-        response.headers["Retry-After"] = "1"
-        return "busy", response
-    headers = {"Cache-Control": "no-store", "Server": "sottovoce"}
+        return "busy", outer_error(503)
+    headers = {"Cache-Control": "no-store"}
     return "attested", web.Response(body=document.encode(), content_type="application/json", headers=headers)
-
-
-@web.middleware
-async def _constant_errors(request: web.Request, handler: Callable[[web.Request], object]) -> web.StreamResponse:
-    """What the router refuses (404, 405) is answered like all else outside the envelope."""
-    try:
-        return await handler(request)  # type: ignore[misc, no-any-return]
-    except web.HTTPException as exc:
-        return outer_error(exc.status)
 
 
 def _status_app(state: EngineState) -> web.Application:
@@ -297,7 +302,7 @@ def _status_app(state: EngineState) -> web.Application:
             body=state.telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
-    app = web.Application(middlewares=[_constant_errors])
+    app = web.Application()
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/healthz", readyz)
@@ -306,19 +311,25 @@ def _status_app(state: EngineState) -> web.Application:
 
 
 @asynccontextmanager
-async def _timers(ring: KeyRing, telemetry: Telemetry, clock: Callable[[], float]) -> AsyncIterator[None]:
-    async def every(period_s: float, act: Callable[[], None]) -> None:
-        while True:
-            await asyncio.sleep(period_s)
-            act()
+async def _timers(ring: KeyRing, telemetry: Telemetry, parts: EngineParts) -> AsyncIterator[None]:
+    """Keys die and windows close without anybody asking."""
+    # Not a TaskGroup, which would wrap whatever ends the engine in an exception group.
+    tasks = {
+        asyncio.create_task(_every(parts.key_timer_s, lambda: ring.expire(parts.clock()))),  # noqa: TID251
+        asyncio.create_task(_every(parts.window_s, telemetry.close_window)),  # noqa: TID251
+    }
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(every(KEY_TIMER_S, lambda: ring.expire(clock()))),
-            group.create_task(every(WINDOW_S, telemetry.close_window)),
-        ]
+
+async def _every(period_s: float, act: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(period_s)
         try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
+            act()
+        except Exception as exc:  # noqa: BLE001 - the next time may go better, and nobody else would be told
+            _log.error("timer_failed", error=type(exc).__name__)

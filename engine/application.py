@@ -2,11 +2,15 @@
 
 One row of `_ROUTES` per target; whatever is not there is OpenAI's 404, sealed like everything else. A request is
 admitted by its head alone, its body is parsed as it arrives, and no work starts before the whole of it has come.
+
+Paths are compared as they stand; only what names a model is percent-decoded. A query is ignored, like a form field
+that no API defines. Every other method, HEAD and OPTIONS among them, is a 405.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -70,7 +74,7 @@ class SpeechApplication:
         self._log_requests = log_requests
 
     def open(self, head: Head) -> Exchange:
-        path = head.path.partition("?")[0]
+        path = _path(head)
         for method, prefix, make in _ROUTES:
             if path == prefix or (prefix.endswith("/") and path.startswith(prefix)):
                 if head.method != method:
@@ -80,34 +84,37 @@ class SpeechApplication:
 
     def refusal(self, error: Exception, head: Head | None) -> Answer:
         response = to_response(_as_request_error(error))
-        self.answered("refused", response.status, head)
-        headers = (*response.headers.items(), ("x-request-id", request_id(head)))
+        number = request_id(head)
+        self.answered("refused", response.status, number)
+        headers = (*response.headers.items(), ("x-request-id", number))
         return Answer(response.status, headers, response.body)
 
     def broken_stream(self, error: Exception) -> bytes:
-        return error_event(_as_request_error(error))
+        known = _as_request_error(error)
+        self.answered("broken_stream", to_response(known).status, "unknown")
+        return error_event(known)
 
-    def answered(self, endpoint: str, status: int, head: Head | None) -> None:
-        """Count an answer, and log it where the operator has confessed to doing so."""
+    def answered(self, endpoint: str, status: int, number: str) -> None:
+        """Count an answer, and log it where the operator has confessed to doing so. number: the request's id."""
         self.metrics.requests.labels(endpoint=endpoint, status=str(status)).inc()
         if self._log_requests:
-            _log.info("request", endpoint=endpoint, status=status, request_id=request_id(head))
+            _log.info("request", endpoint=endpoint, status=status, request_id=number)
+
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def request_id(head: Head | None) -> str:
-    """The id that came with the request, which our proxy has checked, or a new one."""
+    """The id that came with the request, or a new one; an exchange asks once."""
     given = head.headers.get("x-request-id", "") if head else ""
-    return given if 0 < len(given) <= 64 and given.replace("-", "").replace("_", "").isalnum() else _new_id()
-
-
-def _new_id() -> str:
-    return "req_" + secrets.token_hex(16)
+    return given if _REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(16)
 
 
 def _as_request_error(error: Exception) -> RequestError:
     if isinstance(error, RequestError):
         return error
     if isinstance(error, BackendError):
+        _log.warning("backend_failed", error=type(error).__name__, cause=type(error.__cause__).__name__)
         return RequestError(ErrorCode.BACKEND_UNAVAILABLE)
     if isinstance(error, TimeoutError):
         return RequestError(ErrorCode.TIMEOUT)
@@ -121,21 +128,21 @@ def _as_request_error(error: Exception) -> RequestError:
 
 
 class _ModelsExchange:
-    """`GET /v1/models` and `/v1/models/{id}`."""
+    """`GET /v1/models`, and `/v1/models/{id}`: an id may hold slashes, plain or percent-encoded."""
 
-    def __init__(self, application: SpeechApplication, head: Head) -> None:
+    def __init__(self, application: SpeechApplication, head: Head, name: str | None) -> None:
         self._application = application
-        self._head = head
+        self._request_id = request_id(head)
+        self._name = name
 
     def feed(self, data: bytes) -> None:
         """A GET has no content worth reading."""
 
     async def answer(self) -> Answer:
-        name = unquote(self._head.path.partition("?")[0].removeprefix("/v1/models").removeprefix("/"))
         catalogue = self._application.catalogue
-        body = catalogue.retrieve_body(name) if name else catalogue.list_body()
-        self._application.answered("models", 200, self._head)
-        return Answer(200, (_JSON, ("x-request-id", request_id(self._head))), body)
+        body = catalogue.list_body() if self._name is None else catalogue.retrieve_body(self._name)
+        self._application.answered("models", 200, self._request_id)
+        return Answer(200, (_JSON, ("x-request-id", self._request_id)), body)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -152,24 +159,14 @@ class _SpeechExchange:
         parse: Callable[[Form, ModelCatalogue], ParsedRequest],
     ) -> None:
         self._application = application
-        self._head = head
+        self._request_id = request_id(head)
         self._endpoint = endpoint
         self._parse = parse
         self._reader = MultipartReader(
             head.headers.get("content-type"), content_encoding=head.headers.get("content-encoding")
         )
         self._held = ExitStack()
-        self._held.enter_context(application.admission.hold(self._declared_bytes()))
-
-    def _declared_bytes(self) -> int:
-        limit = self._application.max_request_bytes
-        declared = self._head.headers.get("content-length", "")
-        if not (declared.isascii() and declared.isdecimal()):
-            return limit
-        if int(declared) > limit:
-            numbers = {"limit_bytes": limit, "read_bytes": int(declared)}
-            raise RequestError(ErrorCode.FILE_TOO_LARGE, "file", numbers=numbers)
-        return int(declared)
+        self._held.enter_context(application.admission.hold(_declared_bytes(head, application.max_request_bytes)))
 
     def feed(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -190,65 +187,120 @@ class _SpeechExchange:
         async with asyncio.timeout(self._application.request_timeout_s):
             transcription = await self._application.pipeline.transcribe(audio, request)
         rendered = render(transcription, request)
-        took_s = self._finished(begun, transcription)
+        took_s = self._finished(begun)
         headers = (
             ("content-type", rendered.content_type),
-            ("x-request-id", request_id(self._head)),
+            ("x-request-id", self._request_id),
             ("openai-processing-ms", str(round(took_s * 1000))),
         )
         return Answer(200, headers, rendered.body)
 
     async def _stream(self, audio: bytearray, request: TranscriptionRequest) -> Answer:
-        events = self._events(audio, request)
+        pump = _Pump(self._events(audio, request), self._application.request_timeout_s)
+        self._held.callback(pump.stop)
         # What goes wrong before the first event can still have a status of its own.
-        first = await anext(events)
-        headers = (_SSE, ("x-request-id", request_id(self._head)))
-        return Answer(200, headers, _kept_alive(first, events, self._application.keepalive_s))
+        first = await pump.next()
+        headers = (_SSE, ("x-request-id", self._request_id))
+        return Answer(200, headers, _kept_alive(first, pump, self._application.keepalive_s))
 
     async def _events(self, audio: bytearray, request: TranscriptionRequest) -> Events:
         begun = time.monotonic()
-        shape = event_stream(request, request_id=request_id(self._head), created=int(time.time()))
-        async with (
-            asyncio.timeout(self._application.request_timeout_s),
-            aclosing(self._application.pipeline.stream(audio, request)) as pieces,
-        ):
+        shape = event_stream(request, request_id=self._request_id, created=int(time.time()))
+        async with aclosing(self._application.pipeline.stream(audio, request)) as pieces:
             async for piece in pieces:
-                event = shape.delta(piece) if isinstance(piece, TextDelta) else shape.done(piece)
-                if event:
-                    yield event
                 if isinstance(piece, Transcription):
-                    self._finished(begun, piece)
+                    self._finished(begun)
+                    yield shape.done(piece)
+                    return
+                if event := shape.delta(piece):
+                    yield event
+        raise RuntimeError("a stream of text without its transcription")
 
-    def _finished(self, begun: float, transcription: Transcription) -> float:
+    def _finished(self, begun: float) -> float:
         took_s = time.monotonic() - begun
-        metrics = self._application.metrics
-        metrics.duration.labels(endpoint=self._endpoint).observe(took_s)
-        metrics.audio.inc(transcription.duration_s)
-        metrics.output_tokens.inc(transcription.output_tokens)
-        self._application.answered(self._endpoint, 200, self._head)
+        self._application.metrics.duration.labels(endpoint=self._endpoint).observe(took_s)
+        self._application.answered(self._endpoint, 200, self._request_id)
         return took_s
 
     def close(self) -> None:
         self._held.close()
 
 
-async def _kept_alive(first: bytes, events: Events, period_s: float) -> Events:
-    """`first`, then `events`, with a comment whenever another `period_s` has gone by without any."""
+def _declared_bytes(head: Head, limit: int) -> int:
+    """What to set aside: the content length declared, which the gateway holds the sender to, or the most allowed."""
+    declared = head.headers.get("content-length")
+    if declared is None:
+        return limit
+    if int(declared) > limit:
+        numbers = {"limit_bytes": limit, "read_bytes": int(declared)}
+        raise RequestError(ErrorCode.FILE_TOO_LARGE, "file", numbers=numbers)
+    return int(declared)
+
+
+class _Pump:
+    """Advances a stream of events in one task, from the first to the last.
+
+    A generator that is advanced by one task and then by another loses what belongs to the task that entered it:
+    time limits and task groups. It also runs on while nobody reads: a slow reader holds up no backend.
+    """
+
+    def __init__(self, events: Events, timeout_s: float) -> None:
+        """timeout_s: for all of the events."""
+        self._made: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+        # `stop` ends it, and what it raises goes through the queue.
+        self._task = asyncio.create_task(self._run(events, timeout_s))  # noqa: TID251
+
+    async def _run(self, events: Events, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s), aclosing(events):
+                async for event in events:
+                    self._made.put_nowait(event)
+        except Exception as exc:  # noqa: BLE001 - raised where the events are read
+            self._made.put_nowait(exc)
+        finally:
+            self._made.put_nowait(None)
+
+    async def next(self) -> bytes:
+        """The next event. Raises StopAsyncIteration after the last, and what the stream raised."""
+        return self._event(await self._made.get())
+
+    async def next_within(self, period_s: float) -> bytes | None:
+        """The next event, or None when there is none for so long. Raises as `next` does."""
+        try:
+            async with asyncio.timeout(period_s):
+                made = await self._made.get()
+        except TimeoutError:
+            return None
+        return self._event(made)
+
+    def _event(self, made: bytes | Exception | None) -> bytes:
+        if made is None:
+            raise StopAsyncIteration
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+
+async def _kept_alive(first: bytes, pump: _Pump, period_s: float) -> Events:
+    """`first` and what follows, with a comment whenever another `period_s` has gone by without an event."""
     yield first
-    async with aclosing(events):
-        while True:
-            following = asyncio.ensure_future(anext(events, None))  # noqa: TID251 - awaited or cancelled below
-            try:
-                while not (await asyncio.wait({following}, timeout=period_s))[0]:
-                    yield KEEP_ALIVE
-                event = following.result()
-            finally:
-                if not following.done():
-                    following.cancel()
-                    await asyncio.wait({following})
-            if event is None:
-                return
-            yield event
+    while True:
+        try:
+            event = await pump.next_within(period_s)
+        except StopAsyncIteration:
+            return
+        yield KEEP_ALIVE if event is None else event
+
+
+def _models(application: SpeechApplication, head: Head) -> Exchange:
+    return _ModelsExchange(application, head, None)
+
+
+def _model(application: SpeechApplication, head: Head) -> Exchange:
+    return _ModelsExchange(application, head, unquote(_path(head).removeprefix(_MODEL_PREFIX)))
 
 
 def _transcriptions(application: SpeechApplication, head: Head) -> Exchange:
@@ -259,10 +311,16 @@ def _translations(application: SpeechApplication, head: Head) -> Exchange:
     return _SpeechExchange(application, head, "translations", parse_translation)
 
 
+def _path(head: Head) -> str:
+    return head.path.partition("?")[0]
+
+
+_MODEL_PREFIX = "/v1/models/"
+
 _ROUTES: tuple[tuple[str, str, Callable[[SpeechApplication, Head], Exchange]], ...] = (
     ("POST", "/v1/audio/transcriptions", _transcriptions),
     ("POST", "/v1/audio/translations", _translations),
-    ("GET", "/v1/models", _ModelsExchange),
-    ("GET", "/v1/models/", _ModelsExchange),
+    ("GET", "/v1/models", _models),
+    ("GET", _MODEL_PREFIX, _model),
 )
 """A prefix that ends in a slash takes the rest of the path."""

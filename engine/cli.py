@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attestation.program import configure_logging, run, settings_command
+from attestation.program import configure_logging, project_version, run, settings_command
 from engine.settings import EngineSettings
 from engine.weights import weights_digest
 
@@ -22,7 +21,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version("sottovoce"))
+        typer.echo(project_version())
         raise typer.Exit
 
 
@@ -35,7 +34,7 @@ def root(
     """Serve speech-to-text from inside a confidential VM."""
 
 
-@app.command()
+@app.command("serve")
 @settings_command(EngineSettings)
 def serve(settings: EngineSettings) -> None:
     """Serve sealed requests until told to stop."""
@@ -48,7 +47,10 @@ def serve(settings: EngineSettings) -> None:
 @app.command()
 def digest(path: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A model directory.")]) -> None:
     """Print the digest of a model's files, for a policy's `weights_sha256`."""
-    typer.echo(weights_digest(path))
+    try:
+        typer.echo(weights_digest(path))
+    except OSError as exc:
+        raise typer.BadParameter(str(exc), param_hint="PATH") from exc
 
 
 def main() -> None:

@@ -19,7 +19,11 @@ Events = AsyncGenerator[bytes, None]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of an inner request. Header names are in lower case; the first of a repeated name counts."""
+    """The head of an inner request.
+
+    path: with its query, still percent-encoded; it starts with a slash.
+    headers: names in lower case; the values of a repeated list header are joined by commas (RFC 9110 section 5.3).
+    """
 
     method: str
     path: str
@@ -45,14 +49,14 @@ class Exchange(Protocol):
         """Do the work; called once, when the whole request has arrived. Raises RequestError, BackendError."""
 
     def close(self) -> None:
-        """Give back what the exchange held; called exactly once, however it ended."""
+        """Stop what still runs and give back what was held; called exactly once, however the exchange ended."""
 
 
 class Application(Protocol):
     """What is served inside the envelope."""
 
     def open(self, head: Head) -> Exchange:
-        """Admit a request by its head. Raises RequestError."""
+        """Admit a request by its head. Raises RequestError; then nothing is held, and there is nothing to close."""
 
     def refusal(self, error: Exception, head: Head | None) -> Answer:
         """The answer to a request that failed with `error`; a constant for what is not a RequestError."""

@@ -7,12 +7,15 @@ section 6.6). For one epoch a key and the statement that names it belong togethe
       |--- lifetime -----|---- overlap -----|---- grace ---------|
       named by new       still opens what   for clocks that      deleted
       statements         was verified       differ
+
+A key that has seen as many requests as its replay memory should hold retires at once, and dies one overlap and grace
+later, whatever its statement promised: who still seals to it then is told to verify again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attestation.channel.keyconfig import GatewayKey, KeyConfig
 from attestation.types import StatementBytes
@@ -69,10 +72,17 @@ class KeyRing:
 
     def expire(self, now: float) -> None:
         """Delete dead keys and begin a new epoch when it is time; also called on a timer, so that idle keys die."""
-        newest = self._epochs[-1]
-        if now >= newest.retires_at or newest.replays.full:
+        if self._epochs[-1].replays.full:
+            self._retire(now)
+        if now >= self._epochs[-1].retires_at:
             self._begin(now)
         self._epochs = [epoch for epoch in self._epochs if now < epoch.dies_at]
+
+    def _retire(self, now: float) -> None:
+        """End the current epoch early: otherwise whoever fills key after key would fill the memory."""
+        newest = self._epochs.pop()
+        dies_at = min(newest.dies_at, now + self._overlap_s + CLOCK_GRACE_S)
+        self._epochs.append(replace(newest, retires_at=now, dies_at=dies_at))
 
     def _begin(self, now: float) -> None:
         key = GatewayKey.generate(set(self._live_ids()))

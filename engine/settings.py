@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from attestation.http import Address
 from attestation.program import LogLevel, ProgramSettings
-from attestation.verify import INSECURE_EVIDENCE_OPTION
 
 MAX_FILE_BYTES = 26_214_400
 """OpenAI's limit on the file part, to the byte."""
@@ -28,11 +28,22 @@ def _address(text: str) -> str:
     return text
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
+
+
 def _pair(text: str) -> str:
-    name, separator, value = text.partition("=")
-    if not separator or not name or not value:
-        raise ValueError("must be NAME=VALUE")
+    name, _, value = text.partition("=")
+    if not _NAME.fullmatch(name) or not value:
+        raise ValueError("must be NAME=VALUE, the name of letters, digits and any of ._:/@-")
     return text
+
+
+def _split(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, _, value in (pair.partition("=") for pair in pairs))
+
+
+def _twice(names: list[str]) -> list[str]:
+    return [f"the name {name} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
 
 
 ListenAddress = Annotated[str, AfterValidator(_address)]
@@ -40,17 +51,23 @@ Pair = Annotated[str, AfterValidator(_pair)]
 
 
 class EngineSettings(ProgramSettings):
-    """Settings of `sottovoce-engine serve`."""
+    """Settings of `sottovoce-engine serve`.
+
+    Every rule belongs to a field, those between two fields to the later one, so that all faults come in one message.
+    """
 
     listen: ListenAddress = Field("127.0.0.1:8800", description="HOST:PORT for sealed requests.")
     status_listen: ListenAddress = Field("127.0.0.1:8801", description="HOST:PORT for health and metrics.")
-    model: tuple[Pair, ...] = Field((), description="NAME=PATH of a model directory; may be repeated.")
+    model: tuple[Pair, ...] = Field(
+        (), validate_default=True, description="NAME=PATH of a model directory; may be repeated."
+    )
     alias: tuple[Pair, ...] = Field((), description="ALIAS=NAME, another name for a model; may be repeated.")
     backend: BackendKind = Field(BackendKind.FASTER_WHISPER, description="What runs the models.")
     device: str = Field("cpu", description="Where faster-whisper runs its models: cpu, cuda or auto.")
     compute_type: str = Field("default", description="CTranslate2 compute type of faster-whisper.")
     insecure_evidence: bool = Field(
         False,
+        validate_default=True,
         description="DEVELOPMENT ONLY: attest with evidence that proves nothing. Only an insecure policy accepts it.",
     )
     allow_unsandboxed_decoder: bool = Field(
@@ -73,41 +90,54 @@ class EngineSettings(ProgramSettings):
     request_timeout_s: float = Field(3_600.0, gt=0, description="Longest time from a whole request to its answer.")
     drain_s: float = Field(3_600.0, ge=0, description="How long requests in flight may still run after SIGTERM.")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> EngineSettings:
-        faults = tuple(self._faults())
+    @field_validator("model")
+    @classmethod
+    def _models_exist(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
+        models = _split(pairs)
+        faults = _twice([name for name, _ in models])
+        faults += [f"{name}: no such directory" for name, path in models if not Path(path).is_dir()]
+        if not models:
+            faults.append("is needed at least once")
         if faults:
             raise ValueError("; ".join(faults))
-        return self
+        return pairs
 
-    def _faults(self) -> list[str]:
-        served = [name for name, _ in self.models]
+    @field_validator("alias")
+    @classmethod
+    def _aliases_name_models(cls, pairs: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        aliases = _split(pairs)
+        names = [alias for alias, _ in aliases]
         faults = []
-        if not served:
-            faults.append("--model is needed at least once")
-        faults += [f"--model {name}: no such directory" for name, path in self.models if not path.is_dir()]
-        faults += [f"--alias {alias}: {name} is not served" for alias, name in self.aliases if name not in served]
-        names = served + [alias for alias, _ in self.aliases]
-        faults += [f"the name {name} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
-        if not self.insecure_evidence:
-            faults.append("no evidence to attest with on this machine; --insecure-evidence is the development stand-in")
-        return faults
+        if "model" in info.data:  # otherwise nothing is known of the models but that they are at fault
+            served = [name for name, _ in _split(info.data["model"])]
+            names += served
+            faults = [f"{alias}: {name} is not served" for alias, name in aliases if name not in served]
+        if faults := _twice(names) + faults:
+            raise ValueError("; ".join(faults))
+        return pairs
+
+    @field_validator("insecure_evidence")
+    @classmethod
+    def _evidence_exists(cls, insecure: bool) -> bool:
+        if not insecure:
+            raise ValueError("no evidence to attest with on this machine; this option is the development stand-in")
+        return insecure
 
     @property
     def models(self) -> tuple[tuple[str, Path], ...]:
         """(name, directory) of each model."""
-        return tuple((name, Path(path)) for name, _, path in (pair.partition("=") for pair in self.model))
+        return tuple((name, Path(path)) for name, path in _split(self.model))
 
     @property
     def aliases(self) -> tuple[tuple[str, str], ...]:
         """(alias, name) of each alias."""
-        return tuple((alias, name) for alias, _, name in (pair.partition("=") for pair in self.alias))
+        return _split(self.alias)
 
     @property
     def insecure_options(self) -> tuple[str, ...]:
         """Every option in force whose name says `insecure` or `allow`; the statement confesses them."""
-        dangerous = (INSECURE_EVIDENCE_OPTION, "allow_unsandboxed_decoder")
-        return tuple(name for name in dangerous if getattr(self, name))
+        fields = type(self).model_fields
+        return tuple(name for name in fields if {"insecure", "allow"} & set(name.split("_")) and getattr(self, name))
 
     @property
     def confessed_log_level(self) -> str:

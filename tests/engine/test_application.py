@@ -1,0 +1,439 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import tracemalloc
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from structlog.testing import LogCapture
+
+from engine.admission import Admission
+from engine.application import Pipeline, SpeechApplication, request_id
+from engine.errors import BackendError, ErrorCode, RequestError
+from engine.exchange import Answer, Exchange, Head
+from engine.gateway import _Inbox
+from engine.openai.events import KEEP_ALIVE
+from engine.openai.models import ModelCatalogue, ServedModel
+from engine.speech.pipeline import SpeechPipeline
+from engine.telemetry import PREFIX, Telemetry
+from engine.types import Task, TextDelta, Transcription, TranscriptionRequest
+from tests.engine.fake_application import NOW, ring
+from tests.engine.fakes import FakeDecoder, FakeTranscriber, scripted, speech
+from tests.engine.sealed_client import FORM, form, seal, until
+
+LIMIT = 100_000
+CANARY = "the canary sings at midnight"
+TRANSCRIPTION = Transcription(Task.TRANSCRIBE, "en", 1.0, " one two", ())
+CATALOGUE = ModelCatalogue((ServedModel("openai/whisper", created=1, aliases=("whisper-1", "wäß")),))
+
+
+@dataclass
+class ScriptedPipeline:
+    """Implements `engine.application.Pipeline`. pieces: what `stream` yields, raises or awaits, in turn."""
+
+    pieces: tuple[TextDelta | Transcription | Exception | asyncio.Event, ...] = ()
+    closed: int = 0
+    begun: int = 0
+
+    async def transcribe(self, audio: bytearray, request: TranscriptionRequest) -> Transcription:
+        async for piece in self.stream(audio, request):
+            if isinstance(piece, Transcription):
+                return piece
+        raise BackendError("nothing")
+
+    async def stream(
+        self, audio: bytearray, request: TranscriptionRequest
+    ) -> AsyncGenerator[TextDelta | Transcription, None]:
+        self.begun += 1
+        try:
+            for piece in self.pieces:
+                if isinstance(piece, Exception):
+                    raise piece
+                if isinstance(piece, asyncio.Event):
+                    await piece.wait()
+                else:
+                    yield piece
+        finally:
+            self.closed += 1
+
+
+@dataclass
+class Desk:
+    """An application and what is behind it."""
+
+    application: SpeechApplication
+    telemetry: Telemetry
+    admission: Admission
+    exchanges: list[Exchange] = field(default_factory=list)
+
+    def counted(self, name: str, **labels: str) -> float:
+        return self.telemetry.windowed.get_sample_value(f"{PREFIX}_{name}", labels) or 0.0
+
+    async def ask(self, body: bytes, *headers: tuple[str, str], target: str = "transcriptions") -> Answer:
+        head = Head("POST", f"/v1/audio/{target}", dict([FORM, *headers]))
+        try:
+            exchange = self.application.open(head)
+            self.exchanges.append(exchange)
+            exchange.feed(body)
+            return await exchange.answer()
+        except Exception as exc:  # noqa: BLE001 - what the gateway does
+            return self.application.refusal(exc, head)
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        head = Head(method, path, headers)
+
+        async def answer() -> Answer:
+            return await self.application.open(head).answer()
+
+        try:
+            return asyncio.run(answer())
+        except RequestError as exc:
+            return self.application.refusal(exc, head)
+
+
+Make = Callable[..., Desk]
+
+
+@pytest.fixture
+def desk() -> Make:
+    def make(pipeline: Pipeline | None = None, *, max_requests: int = 2, **options: Any) -> Desk:
+        telemetry = Telemetry()
+        admission = Admission(max_requests=max_requests, max_body_bytes=2 * LIMIT)
+        pipeline = pipeline or SpeechPipeline(FakeTranscriber(), FakeDecoder(), observer=telemetry.speech)
+        options = {"max_request_bytes": LIMIT, "request_timeout_s": 20.0} | options
+        application = SpeechApplication(CATALOGUE, pipeline, admission, telemetry.speech, **options)
+        return Desk(application, telemetry, admission)
+
+    return make
+
+
+def error_of(answer: Answer) -> tuple[int, str, str | None]:
+    assert isinstance(answer.body, bytes)
+    error = json.loads(answer.body)["error"]
+    return answer.status, error["code"], error["param"]
+
+
+async def streamed(answer: Answer) -> bytes:
+    assert not isinstance(answer.body, bytes)
+    assert dict(answer.headers)["content-type"].startswith("text/event-stream")
+    return b"".join([event async for event in answer.body])
+
+
+SPOKEN = form(speech(2.0), ("model", "whisper-1"))
+STREAMED = form(speech(2.0), ("model", "whisper-1"), ("stream", "true"))
+
+
+# --- targets and methods
+
+
+def test_models_are_listed_and_found(desk: Make) -> None:
+    listed = desk().get("/v1/models")
+    assert isinstance(listed.body, bytes)
+    assert [model["id"] for model in json.loads(listed.body)["data"]] == ["openai/whisper", "whisper-1", "wäß"]
+
+
+@pytest.mark.parametrize(
+    "name", ["whisper-1", "openai/whisper", "openai%2Fwhisper", "openai%2fwhisper", "w%C3%A4%C3%9F", "whisper-1?a=b"]
+)
+def test_a_models_name_may_hold_slashes_and_be_percent_encoded(desk: Make, name: str) -> None:
+    answer = desk().get(f"/v1/models/{name}")
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/", "nothing", "whisper-1/", "%FF", "%", "openai%252Fwhisper", "../models", "%00"]
+)
+def test_any_other_models_name_is_not_found(desk: Make, name: str) -> None:
+    assert error_of(desk().get(f"/v1/models/{name}")) == (404, "model_not_found", "model")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/v1/model", "/v1/models%2F", "//v1/models", "/v1/audio/transcriptions/", "/V1/models", "/v1/audio/speech"],
+)
+def test_any_other_target_is_not_found(desk: Make, path: str) -> None:
+    assert error_of(desk().get(path)) == (404, "not_found", None)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/whisper-1", "/v1/audio/transcriptions"])
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "CONNECT", "get", "TRACE"])
+def test_any_other_method_is_not_allowed(desk: Make, path: str, method: str) -> None:
+    assert error_of(desk().get(path, method)) == (405, "method_not_allowed", None)
+
+
+async def test_a_query_changes_nothing(desk: Make) -> None:
+    answer = await desk().ask(SPOKEN, target="transcriptions?model=nothing&stream=true")
+    assert answer.status == 200
+
+
+# --- answers
+
+
+@pytest.mark.parametrize("target", ["transcriptions", "translations"])
+async def test_speech_becomes_text(desk: Make, target: str) -> None:
+    behind = desk()
+    answer = await behind.ask(SPOKEN, ("x-request-id", "abc_DEF-1"), target=target)
+    assert isinstance(answer.body, bytes)
+    assert json.loads(answer.body)["text"] == "clip at 0"
+    headers = dict(answer.headers)
+    assert headers["x-request-id"] == "abc_DEF-1"
+    assert headers["openai-processing-ms"].isdecimal()
+    assert behind.counted("requests_total", endpoint=target, status="200") == 1
+    assert behind.counted("request_duration_seconds_count", endpoint=target) == 1
+    assert behind.counted("audio_seconds_total") == pytest.approx(2.0, abs=0.05)
+    assert behind.counted("clips_total") == 1
+
+
+async def test_a_stream_ends_with_done(desk: Make) -> None:
+    behind = desk()
+    events = await streamed(await behind.ask(STREAMED))
+    assert events.startswith(b'data: {"type":"transcript.text.delta"')
+    assert events.endswith(b"data: [DONE]\n\n")
+    assert behind.counted("requests_total", endpoint="transcriptions", status="200") == 1
+
+
+async def test_an_answer_keeps_one_request_id(desk: Make, log: LogCapture) -> None:
+    answer = await desk(log_requests=True).ask(SPOKEN)
+    (entry,) = log.entries
+    assert entry["request_id"] == dict(answer.headers)["x-request-id"]
+
+
+async def test_no_request_is_logged_unless_that_was_confessed(desk: Make, log: LogCapture) -> None:
+    await desk().ask(SPOKEN)
+    await desk().ask(b"")
+    assert log.entries == []
+
+
+@pytest.mark.parametrize("given", ["a", "A-b_9" * 12, "---"])
+def test_a_request_id_of_the_right_shape_is_kept(given: str) -> None:
+    assert request_id(Head("GET", "/", {"x-request-id": given})) == given
+
+
+@pytest.mark.parametrize("given", ["", "é", "a b", "a" * 65, "a\n", "٣", "a=b"])
+def test_any_other_request_id_is_replaced(given: str) -> None:
+    ids = {request_id(Head("GET", "/", {"x-request-id": given})) for _ in range(2)}
+    assert len(ids) == 2
+    assert all(new.startswith("req_") and len(new) == 36 for new in ids)
+
+
+async def test_unknown_fields_are_counted(desk: Make) -> None:
+    behind = desk()
+    await behind.ask(form(speech(1.0), ("model", "whisper-1"), ("flavour", "salt")))
+    assert behind.counted("unknown_fields_total") == 1
+
+
+# --- admission
+
+
+async def test_a_request_holds_its_declared_size_until_it_is_closed(desk: Make) -> None:
+    behind = desk(max_requests=9)
+    size = ("content-length", str(LIMIT - 1))
+    await behind.ask(SPOKEN, size)
+    await behind.ask(SPOKEN, size)
+    assert error_of(await behind.ask(SPOKEN, size)) == (503, "overloaded", None)
+    assert behind.admission.requests == 2
+    assert (await behind.ask(SPOKEN, ("content-length", "2"))).status == 200
+    behind.exchanges[0].close()
+    assert (await behind.ask(SPOKEN, size)).status == 200
+
+
+async def test_a_request_of_unknown_size_holds_the_largest(desk: Make) -> None:
+    behind = desk(max_requests=9)
+    await behind.ask(SPOKEN)
+    await behind.ask(SPOKEN)
+    assert error_of(await behind.ask(SPOKEN, ("content-length", "1")))[0] == 503
+
+
+async def test_an_overloaded_engine_says_when_to_come_again(desk: Make) -> None:
+    behind = desk(max_requests=1)
+    await behind.ask(SPOKEN)
+    answer = await behind.ask(SPOKEN)
+    assert dict(answer.headers)["retry-after"] == "2"
+
+
+async def test_a_declared_size_above_the_limit_is_refused_by_the_head(desk: Make) -> None:
+    behind = desk()
+    answer = await behind.ask(SPOKEN, ("content-length", str(LIMIT + 1)))
+    assert error_of(answer) == (413, "file_too_large", "file")
+    assert not behind.exchanges
+    assert behind.admission.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        (("content-encoding", "gzip"), "unsupported_media_type"),
+        (("content-type", "application/json"), "unsupported_media_type"),
+        (("content-type", "multipart/form-data"), "invalid_multipart"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_refused_by_the_head_and_holds_nothing(
+    desk: Make, headers: tuple[str, str], code: str
+) -> None:
+    behind = desk()
+    assert error_of(await behind.ask(SPOKEN, headers))[1] == code
+    assert not behind.exchanges
+    assert behind.admission.requests == 0
+
+
+# --- what goes wrong
+
+
+async def test_a_cut_form_starts_no_work(desk: Make) -> None:
+    pipeline = ScriptedPipeline((TRANSCRIPTION,))
+    assert error_of(await desk(pipeline).ask(SPOKEN[:-4]))[1] == "invalid_multipart"
+    assert pipeline.begun == 0
+
+
+FAILURES = [
+    (BackendError(CANARY), (503, "backend_unavailable")),
+    (TimeoutError(CANARY), (504, "timeout")),
+    (RequestError(ErrorCode.AUDIO_TOO_LONG, "file"), (400, "audio_too_long")),
+    (ValueError(CANARY), (500, "internal_error")),
+]
+
+
+@pytest.mark.parametrize(("failure", "told"), FAILURES)
+@pytest.mark.parametrize("body", [SPOKEN, STREAMED])
+async def test_what_fails_before_any_text_has_a_status_and_no_words_of_its_own(
+    desk: Make, log: LogCapture, body: bytes, failure: Exception, told: tuple[int, str]
+) -> None:
+    behind = desk(ScriptedPipeline((failure,)))
+    answer = await behind.ask(body)
+    assert error_of(answer)[:2] == told
+    assert CANARY not in repr(log.entries) + repr(answer)
+    assert behind.counted("requests_total", endpoint="refused", status=str(told[0])) == 1
+
+
+@pytest.mark.parametrize(("failure", "told"), FAILURES)
+async def test_what_fails_after_some_text_is_an_error_event(
+    desk: Make, log: LogCapture, failure: Exception, told: tuple[int, str]
+) -> None:
+    behind = desk(ScriptedPipeline((TextDelta("one"), failure)))
+    answer = await behind.ask(STREAMED)
+    with pytest.raises(type(failure)) as raised:
+        await streamed(answer)
+    event = behind.application.broken_stream(raised.value)
+    assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == told[1]
+    assert CANARY.encode() not in event
+    assert CANARY not in repr(log.entries)
+    assert behind.counted("requests_total", endpoint="broken_stream", status=str(told[0])) == 1
+
+
+async def test_an_unforeseen_error_is_logged_by_kind_and_place(desk: Make, log: LogCapture) -> None:
+    await desk(ScriptedPipeline((ValueError(CANARY),))).ask(SPOKEN)
+    (entry,) = log.entries
+    assert (entry["event"], entry["error"]) == ("unforeseen_error", "ValueError")
+    assert entry["place"].startswith("ScriptedPipeline.stream:")
+
+
+@pytest.mark.parametrize("pieces", [(), (TextDelta("one"),)])
+async def test_a_stream_without_its_transcription_is_an_error(desk: Make, pieces: tuple[TextDelta, ...]) -> None:
+    answer = await desk(ScriptedPipeline(pieces)).ask(STREAMED)
+    if pieces:
+        with pytest.raises(RuntimeError):
+            await streamed(answer)
+    else:
+        assert error_of(answer)[0] == 500
+
+
+@pytest.mark.parametrize("body", [SPOKEN, STREAMED])
+async def test_work_has_a_time_limit(desk: Make, body: bytes) -> None:
+    pipeline = ScriptedPipeline((asyncio.Event(),))
+    answer = await desk(pipeline, request_timeout_s=0.01).ask(body)
+    assert error_of(answer)[:2] == (504, "timeout")
+    assert pipeline.closed == 1
+
+
+async def test_a_stream_that_has_begun_has_a_time_limit_too(desk: Make) -> None:
+    pipeline = ScriptedPipeline((TextDelta("one"), asyncio.Event()))
+    answer = await desk(pipeline, request_timeout_s=0.01).ask(STREAMED)
+    with pytest.raises(TimeoutError):
+        await streamed(answer)
+    assert pipeline.closed == 1
+
+
+# --- streams
+
+
+async def test_a_quiet_stream_is_kept_alive(desk: Make) -> None:
+    more = asyncio.Event()
+    pipeline = ScriptedPipeline((TextDelta("one"), more, TextDelta(" two"), TRANSCRIPTION))
+    answer = await desk(pipeline, keepalive_s=0.001).ask(STREAMED)
+    assert not isinstance(answer.body, bytes)
+    assert b"one" in await anext(answer.body)
+    assert [await anext(answer.body) for _ in range(3)] == [KEEP_ALIVE] * 3
+    more.set()
+    rest = [event async for event in answer.body]
+    assert b"two" in rest[-2]
+    assert rest[-1].endswith(b"data: [DONE]\n\n")
+
+
+async def test_text_is_sent_as_it_comes(desk: Make) -> None:
+    more = asyncio.Event()
+    transcriber = FakeTranscriber(scripted(" one two"), word_gate=more)
+    more.set()
+    answer = await desk(SpeechPipeline(transcriber, FakeDecoder())).ask(STREAMED)
+    assert not isinstance(answer.body, bytes)
+    assert b'"delta":"one"' in await anext(answer.body)
+    assert b'"delta":" two"' in await anext(answer.body)
+    await answer.body.aclose()
+
+
+async def test_closing_an_exchange_ends_its_stream(desk: Make) -> None:
+    pipeline = ScriptedPipeline((TextDelta("one"), asyncio.Event()))
+    behind = desk(pipeline)
+    answer = await behind.ask(STREAMED)
+    assert not isinstance(answer.body, bytes)
+    await answer.body.aclose()
+    behind.exchanges[0].close()
+    await until(lambda: pipeline.closed)
+    assert behind.admission.requests == 0
+
+
+async def test_a_stream_that_nobody_began_to_read_ends_with_its_exchange(desk: Make) -> None:
+    pipeline = ScriptedPipeline((TextDelta("one"), asyncio.Event()))
+    behind = desk(pipeline)
+    await behind.ask(STREAMED)
+    behind.exchanges[0].close()
+    await until(lambda: pipeline.closed)
+
+
+async def test_a_slow_reader_holds_up_no_backend(desk: Make) -> None:
+    pipeline = ScriptedPipeline((TextDelta("one"), *[TextDelta(" more")] * 100, TRANSCRIPTION))
+    answer = await desk(pipeline).ask(STREAMED)
+    await until(lambda: pipeline.closed)
+    assert (await streamed(answer)).count(b" more") == 100
+
+
+async def test_cancelling_an_answer_cancels_its_work(desk: Make) -> None:
+    never = asyncio.Event()
+    pipeline = ScriptedPipeline((never,))
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(desk(pipeline).ask(SPOKEN))
+        await until(lambda: pipeline.begun)
+        asking.cancel()
+    assert pipeline.closed == 1
+
+
+def test_a_recording_is_in_memory_once_when_its_request_has_arrived(desk: Make) -> None:
+    size = 4 * 2**20
+    behind = desk(max_request_bytes=2 * size)
+    behind.application.admission = Admission(max_requests=1, max_body_bytes=2 * size)
+    head = [FORM, ("content-length", str(len(form(bytes(size)))))]
+    epochs = ring().live(NOW)
+    wire = seal(epochs[0].key.config, form(bytes(size)), headers=head).wire
+    tracemalloc.start()
+    try:
+        inbox = _Inbox(epochs, behind.application, 2 * size)
+        for start in range(0, len(wire), 131_072):
+            inbox.feed(wire[start : start + 131_072])
+        inbox.finish()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    inbox.close()
+    assert most < 1.3 * size

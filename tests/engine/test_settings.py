@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from pydantic import ValidationError
+
+from attestation.program import load_settings
+from engine.settings import MAX_FILE_BYTES, MAX_REQUEST_BYTES, EngineSettings
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    path.mkdir()
+    return path
+
+
+def settings_of(**given: Any) -> EngineSettings:
+    return EngineSettings(**given)
+
+
+def faults(**given: Any) -> str:
+    with pytest.raises(typer.BadParameter) as refused:
+        load_settings(EngineSettings, given)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", EngineSettings.model_fields)
+def test_every_setting_has_a_description(name: str) -> None:
+    description = EngineSettings.model_fields[name].description
+    assert description
+    assert description.endswith(".")
+
+
+def test_the_least_that_is_needed(model: Path) -> None:
+    settings = settings_of(model=(f"whisper={model}",), insecure_evidence=True)
+    assert settings.models == (("whisper", model),)
+    assert settings.aliases == ()
+
+
+def test_a_path_may_hold_an_equals_sign(tmp_path: Path) -> None:
+    path = tmp_path / "a=b"
+    path.mkdir()
+    assert settings_of(model=(f"whisper={path}",), insecure_evidence=True).models == (("whisper", path),)
+
+
+def test_all_faults_come_in_one_message(model: Path) -> None:
+    message = faults(
+        listen="nowhere",
+        model=[f"a={model}", f"a={model}", "b=does/not/exist"],
+        alias=["x=a", "y=c", "a=a"],
+        key_lifetime_s="1",
+        drain_s="soon",
+        log_level="chatty",
+    )
+    for fault in (
+        "--listen: an address is HOST:PORT",
+        "--model: the name a is given twice; b: no such directory",
+        "--alias",
+        "--insecure-evidence: no evidence to attest with",
+        "--key-lifetime-s",
+        "--drain-s",
+        "--log-level",
+    ):
+        assert (fault in message) is (fault != "--alias")  # with the models at fault nothing is known of their names
+
+
+def test_faults_of_aliases_are_told_with_all_others(model: Path) -> None:
+    message = faults(model=[f"a={model}"], alias=["x=a", "x=a", "y=c", "a=a"], listen="nowhere")
+    assert "--alias: the name a is given twice; the name x is given twice; y: c is not served" in message
+    assert "--listen" in message
+
+
+def test_nothing_given_names_what_is_needed() -> None:
+    message = faults()
+    assert "--model: is needed at least once" in message
+    assert "--insecure-evidence" in message
+
+
+@pytest.mark.parametrize(
+    "pair", ["name", "=path", "name=", "na me=path", "näme=path", "a\nb=path", "-a=path", "a" * 129 + "=p"]
+)
+def test_a_name_that_could_not_be_shown_or_typed_is_refused(pair: str) -> None:
+    assert "--model: must be NAME=VALUE" in faults(model=[pair], insecure_evidence=True)
+
+
+def test_a_message_never_repeats_a_value() -> None:
+    assert "canary" not in faults(listen="canary", device="cpu", key_overlap_s="canary", backend="canary")
+
+
+def test_unknown_settings_are_refused(model: Path) -> None:
+    with pytest.raises(ValidationError):
+        settings_of(model=(f"a={model}",), insecure_evidence=True, verbosity=3)
+
+
+def test_settings_are_frozen(model: Path) -> None:
+    settings = settings_of(model=(f"a={model}",), insecure_evidence=True)
+    with pytest.raises(ValidationError):
+        settings.drain_s = 3.0
+
+
+def test_variables_and_the_file_are_read(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "engine.toml"
+    file.write_text(f'model = ["from-file={model}"]\ninsecure_evidence = true\ndrain_s = 5\nmax_requests = 6\n')
+    monkeypatch.setenv("SOTTOVOCE_DRAIN_S", "7")
+    settings = load_settings(EngineSettings, {"config": str(file), "max_requests": "8"})
+    assert settings.models == (("from-file", model),)
+    assert (settings.drain_s, settings.max_requests) == (7.0, 8)
+
+
+DANGEROUS = [name for name in EngineSettings.model_fields if "insecure" in name or "allow" in name]
+
+
+@pytest.mark.parametrize("name", DANGEROUS)
+def test_every_dangerous_option_in_force_is_confessed(name: str, model: Path) -> None:
+    given: dict[str, Any] = {"model": (f"a={model}",), "insecure_evidence": True}
+    assert name in settings_of(**given | {name: True}).insecure_options
+    assert name == "insecure_evidence" or name not in settings_of(**given).insecure_options
+
+
+def test_the_limits_are_those_of_the_wire() -> None:
+    assert MAX_FILE_BYTES == 26_214_400
+    assert MAX_REQUEST_BYTES == MAX_FILE_BYTES + 1_048_576
+
+
+def test_memory_for_uploads_holds_at_least_the_largest(model: Path) -> None:
+    with pytest.raises(ValidationError):
+        settings_of(model=(f"a={model}",), insecure_evidence=True, max_upload_bytes=MAX_REQUEST_BYTES - 1)
