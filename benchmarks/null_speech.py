@@ -24,6 +24,7 @@ class NullTranscriber:
     """Answers every clip at once with the same words."""
 
     kind = "null"
+    slots = 64
     ready = True
 
     async def start(self) -> None:

@@ -63,9 +63,8 @@ async def main() -> None:
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None))
         )
-        print(
-            f"\n{'body':>7} {'conc.':>6} {'direct ms':>10} {'sealed ms':>10} {'added ms':>9} {'direct/s':>9} {'sealed/s':>9}"
-        )
+        columns = ("direct ms", "sealed ms", "added ms", "direct/s", "sealed/s")
+        print(f"\n{'body':>7} {'conc.':>6}" + "".join(f" {name:>10}" for name in columns))
         for load in LOADS:
             print(await _compare(session, direct.url, proxy.url, load))
     print(await _peak_memory())
@@ -87,8 +86,8 @@ async def _compare(session: aiohttp.ClientSession, direct: str, sealed: str, loa
         sealed_ms, sealed_rate = await _crowd(session, sealed, body, load)
         added_ms, rates = sealed_ms - plain_ms, (plain_rate, sealed_rate)
     return (
-        f"{load.name:>7} {load.concurrency:>6} {plain_ms:>10.1f} {sealed_ms:>10.1f} {added_ms:>9.1f}"
-        f" {rates[0]:>9.1f} {rates[1]:>9.1f}"
+        f"{load.name:>7} {load.concurrency:>6} {plain_ms:>10.1f} {sealed_ms:>10.1f} {added_ms:>10.1f}"
+        f" {rates[0]:>10.1f} {rates[1]:>10.1f}"
     )
 
 

@@ -1,8 +1,7 @@
 """The servers that `benchmarks.overhead` measures, each in a process of its own.
 
-`engine` is the whole engine with null speech. `direct` is the engine's inner application behind plain HTTP: the baseline,
-wired here and only here, for the shipped engine has no way to serve a request outside the envelope.
-Each prints its port on standard output and serves until it is told to stop.
+`engine` is the whole engine with null speech. `direct` is the engine's inner application behind plain HTTP: the
+baseline, wired here and only here, for the shipped engine has no way to serve a request outside the envelope. Each prints its port on standard output and serves until it is told to stop.
 """
 
 from __future__ import annotations
@@ -58,9 +57,9 @@ def _plain_http(application: SpeechApplication) -> web.Application:
             async for data in request.content.iter_any():
                 exchange.feed(data)
             answer = await exchange.answer()
+            body = answer.body if isinstance(answer.body, bytes) else b"".join([event async for event in answer.body])
         finally:
             exchange.close()
-        body = answer.body if isinstance(answer.body, bytes) else b"".join([event async for event in answer.body])
         return web.Response(status=answer.status, headers=dict(answer.headers), body=body)
 
     app = web.Application()

@@ -114,7 +114,10 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
     parts = parts or EngineParts()
     telemetry = Telemetry()
     transcriber = parts.transcriber or FasterWhisperTranscriber(
-        dict(settings.models), device=settings.device, compute_type=settings.compute_type
+        dict(settings.models),
+        device=settings.device,
+        compute_type=settings.compute_type,
+        parallel_clips=settings.parallel_clips,
     )
     state = EngineState(transcriber, telemetry)
     telemetry.gateway.insecure.set(int(settings.insecure_evidence))
@@ -130,7 +133,7 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
             overlap_s=settings.key_overlap_s,
             now=parts.clock(),
         )
-        pipeline = SpeechPipeline(transcriber, decoder, observer=telemetry.speech)
+        pipeline = SpeechPipeline(transcriber, decoder, slots=transcriber.slots, observer=telemetry.speech)
         application = _application(settings, catalogue, pipeline, telemetry)
         gateway = _gateway(ring, application, telemetry, parts)
         app = _public_app(gateway, ring, telemetry, parts.clock)
@@ -199,7 +202,11 @@ async def _claims(
     models = tuple(ModelIdentity(model.id, model.aliases, digests[model.id]) for model in catalogue.models)
     config = EffectiveConfig(
         backend=backend,
-        backend_arguments=(f"device={settings.device}", f"compute_type={settings.compute_type}"),
+        backend_arguments=(
+            f"device={settings.device}",
+            f"compute_type={settings.compute_type}",
+            f"parallel_clips={settings.parallel_clips}",
+        ),
         backend_attached=False,
         log_level=settings.log_level.value,
         plugins=(),

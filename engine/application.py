@@ -28,7 +28,7 @@ from engine.openai.events import CONTENT_TYPE, KEEP_ALIVE, error_event, event_st
 from engine.openai.fields import ParsedRequest, parse_transcription, parse_translation
 from engine.openai.formats import render
 from engine.openai.models import ModelCatalogue
-from engine.openai.multipart import Form, MultipartReader
+from engine.openai.multipart import MAX_FILE_BYTES, Form, MultipartReader
 from engine.telemetry import SpeechMetrics
 from engine.types import TextDelta, Transcription, TranscriptionRequest
 
@@ -232,7 +232,7 @@ def _declared_bytes(head: Head, limit: int) -> int:
     if declared is None:
         return limit
     if int(declared) > limit:
-        numbers = {"limit_bytes": limit, "read_bytes": int(declared)}
+        numbers = {"limit_bytes": MAX_FILE_BYTES, "read_bytes": int(declared)}  # OpenAI's words quote the file's limit
         raise RequestError(ErrorCode.FILE_TOO_LARGE, "file", numbers=numbers)
     return int(declared)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from attestation.http import Address
-from attestation.program import LogLevel, ProgramSettings
+from attestation.program import ProgramSettings
 
 MAX_FILE_BYTES = 26_214_400
 """OpenAI's limit on the file part, to the byte."""
@@ -65,6 +65,7 @@ class EngineSettings(ProgramSettings):
     backend: BackendKind = Field(BackendKind.FASTER_WHISPER, description="What runs the models.")
     device: str = Field("cpu", description="Where faster-whisper runs its models: cpu, cuda or auto.")
     compute_type: str = Field("default", description="CTranslate2 compute type of faster-whisper.")
+    parallel_clips: int = Field(1, gt=0, description="Clips that faster-whisper works on at a time.")
     insecure_evidence: bool = Field(
         False,
         validate_default=True,
@@ -138,7 +139,3 @@ class EngineSettings(ProgramSettings):
         """Every option in force whose name says `insecure` or `allow`; the statement confesses them."""
         fields = type(self).model_fields
         return tuple(name for name in fields if {"insecure", "allow"} & set(name.split("_")) and getattr(self, name))
-
-    @property
-    def confessed_log_level(self) -> str:
-        return LogLevel(self.log_level).value

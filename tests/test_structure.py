@@ -17,12 +17,11 @@ FORBIDDEN = {"attestation": {"engine", "proxy"}, "engine": {"proxy"}, "proxy": {
 
 DOORS = {
     "av": {"engine/speech/media.py"},
-    "ctranslate2": {"engine/backends/faster_whisper_worker.py"},
     "ctypes": {"engine/speech/sandbox.py"},
     "cryptography": {"attestation/channel/hpke.py"},
-    "faster_whisper": {"engine/backends/faster_whisper_worker.py", "engine/speech/vad.py"},
+    "faster_whisper": {"engine/backends/faster_whisper_worker.py"},
     "nacl": {"proxy/spool.py"},
-    "numpy": {"engine/backends/faster_whisper_worker.py", "engine/speech/media.py", "engine/speech/vad.py"},
+    "numpy": {"engine/backends/faster_whisper_worker.py", "engine/speech/vad.py"},
     "onnxruntime": {"engine/speech/vad.py"},
     "prometheus_client": {"engine/telemetry.py", "proxy/telemetry.py"},
     "python_multipart": {"engine/openai/multipart.py"},

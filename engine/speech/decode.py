@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import logging
 import os
+import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
@@ -309,8 +310,10 @@ class _Server:
     async def close(self) -> None:
         """Stop the server, and with it every decoder; safe to call twice."""
         self._bury()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        if self._process.returncode is None:
+            # Not Process.kill(), which polls first and may take the exit status that asyncio waits for.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
         await self._process.wait()
 
     def _on_packet(self) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from io import BytesIO
-from typing import Any, cast
+from typing import cast
 
 import av
 from av.audio.frame import AudioFrame
@@ -21,6 +21,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.filter import Graph
+from av.packet import Packet
 
 from engine.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
 
@@ -86,7 +87,7 @@ def _frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFra
     decoded = damaged = 0
     for packet in _packets(container, stream):
         try:
-            frames = packet.decode()
+            frames = stream.codec_context.decode(packet)
         except FFmpegError as exc:
             if isinstance(exc, MemoryError):
                 raise
@@ -99,18 +100,23 @@ def _frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFra
         raise UnreadableMediaError("every packet is damaged")
 
 
-def _packets(container: InputContainer, stream: AudioStream) -> Iterator[Any]:
+def _packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream] | None]:
+    """The packets of a stream, then None, which has the decoder give back what it still holds."""
     packets = container.demux(stream)
     while True:
         try:
-            packet = next(packets, None)
+            packet = next(packets)
+        except StopIteration:
+            break
         except FFmpegError as exc:
             if isinstance(exc, MemoryError):
                 raise
-            return
-        if packet is None:
-            return
-        yield packet
+            break  # the file breaks off
+        except IndexError:
+            break  # PyAV 18.1, at the end of a file in which more streams turned up than its start announced
+        if packet.size:
+            yield packet
+    yield None
 
 
 def _resampled(frames: Iterator[AudioFrame]) -> Iterator[bytes]:

@@ -21,6 +21,10 @@ class Transcriber(Protocol):
         """The backend's name in the statement and in metrics: `faster-whisper`, `vllm`, ..."""
 
     @property
+    def slots(self) -> int:
+        """How many clips it works on at a time; more would only wait in its own queue, where no file takes turns."""
+
+    @property
     def ready(self) -> bool:
         """Whether clips are accepted now; false while a model loads or its process is restarted."""
 

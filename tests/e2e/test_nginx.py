@@ -24,7 +24,7 @@ NEVER_S = 3_600.0
 
 # Only what an unprivileged nginx needs to run from a directory; every time-out is nginx's default.
 CONFIGURATION = """
-daemon off; pid {directory}/pid; error_log {directory}/error; worker_processes 1;
+user root; daemon off; pid {directory}/pid; error_log {directory}/error; worker_processes 1;
 events {{}}
 http {{
     access_log off;

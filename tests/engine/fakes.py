@@ -155,6 +155,7 @@ class FakeTranscriber:
     fail_after_words: int | None = None
     failure: EngineError = field(default_factory=lambda: BackendError("the speech backend failed"))
     kind: str = "fake"
+    slots: int = 4
     ready: bool = False
     live: int = 0
     most_live: int = 0
@@ -224,6 +225,7 @@ class NullTranscriber:
     """Implements `engine.speech.transcriber.Transcriber` and hears nothing, at once: what is left is our own cost."""
 
     kind = "null"
+    slots = 4
     ready = True
 
     async def start(self) -> None: ...

@@ -99,7 +99,7 @@ def test_unknown_settings_are_refused(model: Path) -> None:
 def test_settings_are_frozen(model: Path) -> None:
     settings = settings_of(model=(f"a={model}",), insecure_evidence=True)
     with pytest.raises(ValidationError):
-        settings.drain_s = 3.0
+        settings.drain_s = 3.0  # type: ignore[misc]
 
 
 def test_variables_and_the_file_are_read(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
