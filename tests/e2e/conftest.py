@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -33,8 +35,6 @@ class Reply:
 
     @property
     def error_code(self) -> str | None:
-        import json
-
         try:
             return str(json.loads(self.body)["error"]["code"])
         except (ValueError, KeyError, TypeError):
@@ -65,7 +65,7 @@ def form(file: bytes = speech(2.0), file_name: str = "a.wav", **fields: str) -> 
     data = aiohttp.FormData()
     for name, value in ({"model": "nano"} | fields).items():
         data.add_field(name, value)
-    data.add_field("file", file, filename=file_name, content_type="audio/wav")
+    data.add_field("file", io.BytesIO(file), filename=file_name, content_type="audio/wav")
     return data
 
 

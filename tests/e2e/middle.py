@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Middle:
         headers = {"Content-Type": "message/ohttp-chunked-req"}
         async with (
             aiohttp.ClientSession() as session,
-            session.post(self.engine_url + path, data=body, headers=headers) as response,
+            session.post(self.engine_url + path, data=io.BytesIO(body), headers=headers) as response,
         ):
             return response.status, await response.read()
 
@@ -73,7 +74,10 @@ class Middle:
         async with (
             aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None)) as session,
             session.request(
-                request.method, self.engine_url + request.path_qs, data=message.body or None, headers=headers
+                request.method,
+                self.engine_url + request.path_qs,
+                data=io.BytesIO(message.body) if message.body else None,
+                headers=headers,
             ) as response,
         ):
             answer = Message(await response.read(), response.status, dict(response.headers))
@@ -97,7 +101,7 @@ async def middle(engine_url: str) -> AsyncIterator[Middle]:
     box = Middle(engine_url)
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_route("*", "/{path:.*}", box.handle)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
