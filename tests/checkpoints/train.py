@@ -105,7 +105,7 @@ def work(worker: int, options: argparse.Namespace) -> None:
     torch.manual_seed(SEED)
     meeting = f"file://{(options.run / 'meeting').resolve()}"
     distributed.init_process_group("gloo", init_method=meeting, rank=worker, world_size=WORKERS)
-    model = Nano(1 + len(FRAME_CLASSES), dropout=0.05)
+    model = Nano(1 + len(FRAME_CLASSES), dropout=0.0)
     average = copy.deepcopy(model).eval()
     trained: list[Tensor] = [value for value in model.parameters() if value.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02, fused=True)

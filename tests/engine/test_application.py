@@ -12,6 +12,7 @@ from structlog.testing import LogCapture
 
 from engine.admission import Admission
 from engine.application import Pipeline, SpeechApplication, request_id
+from engine.authority import Anyone
 from engine.errors import BackendError, ErrorCode, RequestError
 from engine.exchange import Answer, Exchange, Head
 from engine.gateway import _Inbox
@@ -103,8 +104,8 @@ def desk() -> Make:
         telemetry = Telemetry()
         admission = Admission(max_requests=max_requests, max_body_bytes=2 * LIMIT)
         pipeline = pipeline or SpeechPipeline(FakeTranscriber(), FakeDecoder(), observer=telemetry.speech)
-        options = {"max_request_bytes": LIMIT, "request_timeout_s": 20.0} | options
-        application = SpeechApplication(CATALOGUE, pipeline, admission, telemetry.speech, **options)
+        defaults: dict[str, Any] = {"authority": Anyone(), "max_request_bytes": LIMIT, "request_timeout_s": 20.0}
+        application = SpeechApplication(CATALOGUE, pipeline, admission, telemetry.speech, **(defaults | options))
         return Desk(application, telemetry, admission)
 
     return make

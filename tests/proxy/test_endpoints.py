@@ -73,15 +73,16 @@ async def test_a_path_that_is_not_served_is_404_in_openais_form(app: aiohttp.Cli
             assert await code_of(response) == (404, "not_found")
 
 
-async def test_a_body_that_is_no_http_is_the_apps_mistake(proxy: RunningProxy, engine: FakeEngine) -> None:
-    async with connect(proxy.addresses[0]) as connection:
+async def test_a_body_that_turns_into_garbage_is_given_up(start_proxy: StartProxy, engine: FakeEngine) -> None:
+    """aiohttp's compiled parser does not tell the reader of a body that it failed; the idle timeout ends it then."""
+    async with start_proxy(idle_timeout_s=0.3) as proxy, connect(proxy.addresses[0]) as connection:
         await connection.send(head(PATH, "Transfer-Encoding: chunked") + b"8000\r\n" + bytes(0x8000) + b"\r\n")
         await engine.wait_for_requests(1)
         await connection.send(CANARY + b"\r\n")
-        answer = await connection.rest()
-    assert answer.split()[1] == b"400"
+        answer = await connection.head()
+    assert answer.split()[1] in (b"400", b"408")
     assert CANARY not in answer
-    assert not any(received.complete for received in engine.received)
+    assert not engine.received[0].complete
 
 
 # Expectations
