@@ -120,11 +120,17 @@ class ProgramSettings(BaseSettings):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file. Raises ConfigFileError, which tells the place of a mistake and not the text there."""
+    """A TOML file. Raises ConfigFileError as `parse_toml` does."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return parse_toml(path.read_bytes())
     except OSError as exc:
         raise ConfigFileError(exc.strerror or "cannot be read") from exc
+
+
+def parse_toml(data: bytes) -> dict[str, Any]:
+    """The bytes of a TOML file. Raises ConfigFileError, which tells the place of a mistake and not the text there."""
+    try:
+        return tomllib.loads(data.decode("utf-8"))
     except tomllib.TOMLDecodeError as exc:
         place = re.search(r"at (?:line \d+, column \d+|end of document)", str(exc))
         raise ConfigFileError(f"not TOML {place[0] if place else ''}".strip()) from None

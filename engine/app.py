@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -24,8 +24,10 @@ from attestation.statement import EffectiveConfig, ModelIdentity, Statement, enc
 from attestation.types import StatementBytes
 from engine.admission import Admission, UploadPace
 from engine.application import SpeechApplication
+from engine.authority import Anyone, Authority, KeyHolders
 from engine.backends.faster_whisper import FasterWhisperTranscriber
 from engine.gateway import Gateway, outer_error
+from engine.key_file import KeyFile
 from engine.keys import KeyRing
 from engine.openai.models import ModelCatalogue, ServedModel
 from engine.settings import MAX_REQUEST_BYTES, EngineSettings
@@ -39,8 +41,13 @@ _log = structlog.get_logger(__name__)
 
 MAX_CHUNK_BYTES = 65_536
 KEY_TIMER_S = 30.0
+API_KEYS_TIMER_S = 10.0
+"""How long a change to the file of API keys may go unnoticed."""
 CUT_S = 0.5
 """What has not ended when the time to drain is over is cancelled, and has so long to notice."""
+
+Act = Callable[[], Awaitable[None] | None]
+"""What a timer does."""
 
 
 @dataclass(slots=True)
@@ -82,6 +89,7 @@ class EngineParts:
     pace: UploadPace = field(default_factory=UploadPace)
     clock: Callable[[], float] = time.time
     key_timer_s: float = KEY_TIMER_S
+    api_keys_timer_s: float = API_KEYS_TIMER_S
     window_s: float = WINDOW_S
 
 
@@ -102,6 +110,7 @@ def _announce(engine: RunningEngine) -> None:
         address=str(engine.address),
         status_address=str(engine.status_address),
         models=[model.id for model in engine.application.catalogue.models],
+        api_keys_required=engine.settings.api_keys is not None,
     )
 
 
@@ -109,7 +118,7 @@ def _announce(engine: RunningEngine) -> None:
 async def running_engine(settings: EngineSettings, parts: EngineParts | None = None) -> AsyncIterator[RunningEngine]:
     """An engine that serves while the context is open, and drains when it is left without an error.
 
-    Raises BackendError, AttestationError, OSError.
+    Raises BackendError, KeyFileError, AttestationError, OSError.
     """
     parts = parts or EngineParts()
     telemetry = Telemetry()
@@ -134,10 +143,15 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
             now=parts.clock(),
         )
         pipeline = SpeechPipeline(transcriber, decoder, slots=transcriber.slots, observer=telemetry.speech)
-        application = _application(settings, catalogue, pipeline, telemetry)
+        authority = await stack.enter_async_context(_authority(settings, parts))
+        application = _application(settings, catalogue, pipeline, telemetry, authority)
         gateway = _gateway(ring, application, telemetry, parts)
         app = _public_app(gateway, ring, telemetry, parts.clock)
-        await stack.enter_async_context(_timers(ring, telemetry, parts))
+        timers: dict[Act, float] = {
+            lambda: ring.expire(parts.clock()): parts.key_timer_s,
+            telemetry.close_window: parts.window_s,
+        }
+        await stack.enter_async_context(_timed(timers))
         address = await stack.enter_async_context(_listening(app, settings.listen))
         state.serving = True
         yield RunningEngine(address, status_address, state, ring, application, settings)
@@ -183,6 +197,23 @@ async def _decoder(settings: EngineSettings, parts: EngineParts) -> AsyncIterato
         await decoder.close()
 
 
+@asynccontextmanager
+async def _authority(settings: EngineSettings, parts: EngineParts) -> AsyncIterator[Authority]:
+    """Anyone, or the holders of the keys in a file that is watched meanwhile."""
+    if settings.api_keys is None:
+        yield Anyone()
+        return
+    file = await asyncio.to_thread(KeyFile, settings.api_keys)
+    holders = KeyHolders(file.keys, clock=parts.clock)
+
+    async def reload() -> None:
+        if (keys := await asyncio.to_thread(file.changed)) is not None:
+            holders.replace(keys)
+
+    async with _timed({reload: parts.api_keys_timer_s}):
+        yield holders
+
+
 async def _catalogue(settings: EngineSettings) -> ModelCatalogue:
     models = tuple(
         ServedModel(
@@ -210,7 +241,7 @@ async def _claims(
         backend_attached=False,
         log_level=settings.log_level.value,
         plugins=(),
-        api_keys_required=False,
+        api_keys_required=settings.api_keys is not None,
         request_log=settings.log_requests,
         insecure_options=settings.insecure_options,
     )
@@ -236,7 +267,11 @@ async def _claims(
 
 
 def _application(
-    settings: EngineSettings, catalogue: ModelCatalogue, pipeline: SpeechPipeline, telemetry: Telemetry
+    settings: EngineSettings,
+    catalogue: ModelCatalogue,
+    pipeline: SpeechPipeline,
+    telemetry: Telemetry,
+    authority: Authority,
 ) -> SpeechApplication:
     admission = Admission(max_requests=settings.max_requests, max_body_bytes=settings.max_upload_bytes)
     telemetry.gateway.in_flight.set_function(lambda: float(admission.requests))
@@ -245,6 +280,7 @@ def _application(
         pipeline,
         admission,
         telemetry.speech,
+        authority=authority,
         max_request_bytes=MAX_REQUEST_BYTES,
         request_timeout_s=settings.request_timeout_s,
         log_requests=settings.log_requests,
@@ -318,13 +354,10 @@ def _status_app(state: EngineState) -> web.Application:
 
 
 @asynccontextmanager
-async def _timers(ring: KeyRing, telemetry: Telemetry, parts: EngineParts) -> AsyncIterator[None]:
-    """Keys die and windows close without anybody asking."""
+async def _timed(acts: Mapping[Act, float]) -> AsyncIterator[None]:
+    """Keys die, windows close and files change without anybody asking. acts: each with its period in seconds."""
     # Not a TaskGroup, which would wrap whatever ends the engine in an exception group.
-    tasks = {
-        asyncio.create_task(_every(parts.key_timer_s, lambda: ring.expire(parts.clock()))),  # noqa: TID251
-        asyncio.create_task(_every(parts.window_s, telemetry.close_window)),  # noqa: TID251
-    }
+    tasks = {asyncio.create_task(_every(period_s, act)) for act, period_s in acts.items()}  # noqa: TID251
     try:
         yield
     finally:
@@ -333,10 +366,11 @@ async def _timers(ring: KeyRing, telemetry: Telemetry, parts: EngineParts) -> As
         await asyncio.wait(tasks)
 
 
-async def _every(period_s: float, act: Callable[[], None]) -> None:
+async def _every(period_s: float, act: Act) -> None:
     while True:
         await asyncio.sleep(period_s)
         try:
-            act()
+            if (going := act()) is not None:
+                await going
         except Exception as exc:  # noqa: BLE001 - the next time may go better, and nobody else would be told
             _log.error("timer_failed", error=type(exc).__name__)

@@ -1,7 +1,9 @@
 """What is served inside the envelope? OpenAI's speech API over the speech pipeline.
 
 One row of `_ROUTES` per target; whatever is not there is OpenAI's 404, sealed like everything else. A request is
-admitted by its head alone, its body is parsed as it arrives, and no work starts before the whole of it has come.
+admitted by its head alone, its body is parsed as it arrives, and no work starts before the whole of it has come. Where
+keys are asked for, the key is the first thing looked at, and its limits are the last: a head that is refused for
+another reason does not count.
 
 Paths are compared as they stand; only what names a model is percent-decoded. A query is ignored, like a form field
 that no API defines. Every other method, HEAD and OPTIONS among them, is a 405.
@@ -21,8 +23,10 @@ from urllib.parse import unquote
 import structlog
 
 from engine.admission import Admission
+from engine.authority import Authority, Caller
 from engine.errors import BackendError, ErrorCode, RequestError
 from engine.exchange import Answer, Events, Exchange, Head
+from engine.openai.allowance import allowance_headers
 from engine.openai.errors import to_response
 from engine.openai.events import CONTENT_TYPE, KEEP_ALIVE, error_event, event_stream
 from engine.openai.fields import ParsedRequest, parse_transcription, parse_translation
@@ -59,6 +63,7 @@ class SpeechApplication:
         admission: Admission,
         metrics: SpeechMetrics,
         *,
+        authority: Authority,
         max_request_bytes: int,
         request_timeout_s: float,
         keepalive_s: float = KEEPALIVE_S,
@@ -71,15 +76,17 @@ class SpeechApplication:
         self.max_request_bytes = max_request_bytes
         self.request_timeout_s = request_timeout_s
         self.keepalive_s = keepalive_s
+        self._authority = authority
         self._log_requests = log_requests
 
     def open(self, head: Head) -> Exchange:
+        caller = self._authority.identify(head.headers.get("authorization"))
         path = _path(head)
         for method, prefix, make in _ROUTES:
             if path == prefix or (prefix.endswith("/") and path.startswith(prefix)):
                 if head.method != method:
                     raise RequestError(ErrorCode.METHOD_NOT_ALLOWED)
-                return make(self, head)
+                return make(self, head, caller)
         raise RequestError(ErrorCode.NOT_FOUND)
 
     def refusal(self, error: Exception, head: Head | None) -> Answer:
@@ -94,11 +101,15 @@ class SpeechApplication:
         self.answered("broken_stream", to_response(known).status, "unknown")
         return error_event(known)
 
-    def answered(self, endpoint: str, status: int, number: str) -> None:
-        """Count an answer, and log it where the operator has confessed to doing so. number: the request's id."""
+    def answered(self, endpoint: str, status: int, number: str, caller: Caller | None = None) -> None:
+        """Count an answer, and log it where the operator has confessed to doing so. number: the request's id.
+
+        No metric has a series for each key, which would show the operator who sends how much, and when.
+        """
         self.metrics.requests.labels(endpoint=endpoint, status=str(status)).inc()
         if self._log_requests:
-            _log.info("request", endpoint=endpoint, status=status, request_id=number)
+            named = {"key": caller.name} if caller and caller.name else {}
+            _log.info("request", endpoint=endpoint, status=status, request_id=number, **named)
 
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -130,10 +141,12 @@ def _as_request_error(error: Exception) -> RequestError:
 class _ModelsExchange:
     """`GET /v1/models`, and `/v1/models/{id}`: an id may hold slashes, plain or percent-encoded."""
 
-    def __init__(self, application: SpeechApplication, head: Head, name: str | None) -> None:
+    def __init__(self, application: SpeechApplication, head: Head, caller: Caller, name: str | None) -> None:
         self._application = application
         self._request_id = request_id(head)
         self._name = name
+        self._held = ExitStack()
+        self._visit = self._held.enter_context(caller.admit(audio=False))
 
     def feed(self, data: bytes) -> None:
         """A GET has no content worth reading."""
@@ -141,11 +154,12 @@ class _ModelsExchange:
     async def answer(self) -> Answer:
         catalogue = self._application.catalogue
         body = catalogue.list_body() if self._name is None else catalogue.retrieve_body(self._name)
-        self._application.answered("models", 200, self._request_id)
-        return Answer(200, (_JSON, ("x-request-id", self._request_id)), body)
+        self._application.answered("models", 200, self._request_id, self._visit.caller)
+        headers = (_JSON, ("x-request-id", self._request_id), *allowance_headers(self._visit.allowance).items())
+        return Answer(200, headers, body)
 
     def close(self) -> None:
-        """Nothing is held."""
+        self._held.close()
 
 
 class _SpeechExchange:
@@ -155,6 +169,7 @@ class _SpeechExchange:
         self,
         application: SpeechApplication,
         head: Head,
+        caller: Caller,
         endpoint: str,
         parse: Callable[[Form, ModelCatalogue], ParsedRequest],
     ) -> None:
@@ -165,8 +180,10 @@ class _SpeechExchange:
         self._reader = MultipartReader(
             head.headers.get("content-type"), content_encoding=head.headers.get("content-encoding")
         )
-        self._held = ExitStack()
-        self._held.enter_context(application.admission.hold(_declared_bytes(head, application.max_request_bytes)))
+        with ExitStack() as held:
+            held.enter_context(application.admission.hold(_declared_bytes(head, application.max_request_bytes)))
+            self._visit = held.enter_context(caller.admit(audio=True))
+            self._held = held.pop_all()
 
     def feed(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -187,11 +204,12 @@ class _SpeechExchange:
         async with asyncio.timeout(self._application.request_timeout_s):
             transcription = await self._application.pipeline.transcribe(audio, request)
         rendered = render(transcription, request)
-        took_s = self._finished(begun)
+        took_s = self._finished(begun, transcription)
         headers = (
             ("content-type", rendered.content_type),
             ("x-request-id", self._request_id),
             ("openai-processing-ms", str(round(took_s * 1000))),
+            *allowance_headers(self._visit.allowance).items(),
         )
         return Answer(200, headers, rendered.body)
 
@@ -200,7 +218,7 @@ class _SpeechExchange:
         self._held.callback(pump.stop)
         # What goes wrong before the first event can still have a status of its own.
         first = await pump.next()
-        headers = (_SSE, ("x-request-id", self._request_id))
+        headers = (_SSE, ("x-request-id", self._request_id), *allowance_headers(self._visit.allowance).items())
         return Answer(200, headers, _kept_alive(first, pump, self._application.keepalive_s))
 
     async def _events(self, audio: bytearray, request: TranscriptionRequest) -> Events:
@@ -209,17 +227,18 @@ class _SpeechExchange:
         async with aclosing(self._application.pipeline.stream(audio, request)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Transcription):
-                    self._finished(begun)
+                    self._finished(begun, piece)
                     yield shape.done(piece)
                     return
                 if event := shape.delta(piece):
                     yield event
         raise RuntimeError("a stream of text without its transcription")
 
-    def _finished(self, begun: float) -> float:
+    def _finished(self, begun: float, transcription: Transcription) -> float:
         took_s = time.monotonic() - begun
+        self._visit.hear(transcription.duration_s)
         self._application.metrics.duration.labels(endpoint=self._endpoint).observe(took_s)
-        self._application.answered(self._endpoint, 200, self._request_id)
+        self._application.answered(self._endpoint, 200, self._request_id, self._visit.caller)
         return took_s
 
     def close(self) -> None:
@@ -295,20 +314,20 @@ async def _kept_alive(first: bytes, pump: _Pump, period_s: float) -> Events:
         yield KEEP_ALIVE if event is None else event
 
 
-def _models(application: SpeechApplication, head: Head) -> Exchange:
-    return _ModelsExchange(application, head, None)
+def _models(application: SpeechApplication, head: Head, caller: Caller) -> Exchange:
+    return _ModelsExchange(application, head, caller, None)
 
 
-def _model(application: SpeechApplication, head: Head) -> Exchange:
-    return _ModelsExchange(application, head, unquote(_path(head).removeprefix(_MODEL_PREFIX)))
+def _model(application: SpeechApplication, head: Head, caller: Caller) -> Exchange:
+    return _ModelsExchange(application, head, caller, unquote(_path(head).removeprefix(_MODEL_PREFIX)))
 
 
-def _transcriptions(application: SpeechApplication, head: Head) -> Exchange:
-    return _SpeechExchange(application, head, "transcriptions", parse_transcription)
+def _transcriptions(application: SpeechApplication, head: Head, caller: Caller) -> Exchange:
+    return _SpeechExchange(application, head, caller, "transcriptions", parse_transcription)
 
 
-def _translations(application: SpeechApplication, head: Head) -> Exchange:
-    return _SpeechExchange(application, head, "translations", parse_translation)
+def _translations(application: SpeechApplication, head: Head, caller: Caller) -> Exchange:
+    return _SpeechExchange(application, head, caller, "translations", parse_translation)
 
 
 def _path(head: Head) -> str:
@@ -317,7 +336,7 @@ def _path(head: Head) -> str:
 
 _MODEL_PREFIX = "/v1/models/"
 
-_ROUTES: tuple[tuple[str, str, Callable[[SpeechApplication, Head], Exchange]], ...] = (
+_ROUTES: tuple[tuple[str, str, Callable[[SpeechApplication, Head, Caller], Exchange]], ...] = (
     ("POST", "/v1/audio/transcriptions", _transcriptions),
     ("POST", "/v1/audio/translations", _translations),
     ("GET", "/v1/models", _models),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from attestation.program import configure_logging, project_version, run, settings_command
+from engine import keys_cli
 from engine.settings import EngineSettings
 from engine.weights import weights_digest
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys_cli.app, name="keys")
 
 
 def _print_version(wanted: bool) -> None:

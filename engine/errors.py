@@ -4,7 +4,8 @@
 
     EngineError
     ├── RequestError    the caller's request, or the state of the service, as a stable `ErrorCode`
-    └── BackendError    a decoder or a speech backend failed or died; nothing the caller can mend
+    ├── BackendError    a decoder or a speech backend failed or died; nothing the caller can mend
+    └── KeyFileError    the file of API keys cannot be used; the operator's to mend
 
 `engine.openai.errors` gives every `ErrorCode` its HTTP status, type and fixed sentence. No error carries a byte
 of what the caller sent: `param` is the name of a field the API defines, `numbers` are limits and counts.
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+
+from engine.types import RequestAllowance
 
 
 class ErrorCode(StrEnum):
@@ -54,6 +57,7 @@ class RequestError(EngineError):
     param: the API's own name of the field at fault, where there is one.
     numbers: limits and counts that the fixed sentence of `code` quotes, for example `limit_bytes`.
     retry_after_s: when the caller may try again, for the codes that allow it.
+    allowance: what the caller's key has left of its rate limit, where a limit of the key was the reason.
     """
 
     def __init__(
@@ -63,13 +67,19 @@ class RequestError(EngineError):
         *,
         numbers: Mapping[str, int] | None = None,
         retry_after_s: float | None = None,
+        allowance: RequestAllowance | None = None,
     ) -> None:
         super().__init__(code.value if param is None else f"{code.value} ({param})")
         self.code = code
         self.param = param
         self.numbers = dict(numbers or {})
         self.retry_after_s = retry_after_s
+        self.allowance = allowance
 
 
 class BackendError(EngineError):
     """A process that the engine depends on failed. The message names the process, never its input."""
+
+
+class KeyFileError(EngineError):
+    """The file of API keys cannot be read, used or written. The message names every fault by its place, no value."""

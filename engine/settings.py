@@ -11,6 +11,8 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from attestation.http import Address
 from attestation.program import ProgramSettings
+from engine.errors import KeyFileError
+from engine.key_file import read_keys
 
 MAX_FILE_BYTES = 26_214_400
 """OpenAI's limit on the file part, to the byte."""
@@ -74,8 +76,11 @@ class EngineSettings(ProgramSettings):
     allow_unsandboxed_decoder: bool = Field(
         False, description="DANGER: decode uploads even where the kernel offers no system call filter."
     )
+    api_keys: Path | None = Field(
+        None, description="TOML file of the API keys that are asked for; reloaded when it changes."
+    )
     log_requests: bool = Field(
-        False, description="One log line per request (never content); confessed in the statement."
+        False, description="One log line per request (its key's name, never content); confessed in the statement."
     )
     max_audio_seconds: int = Field(14_400, gt=0, description="Longest recording that is transcribed.")
     key_lifetime_s: int = Field(
@@ -123,6 +128,16 @@ class EngineSettings(ProgramSettings):
         if not insecure:
             raise ValueError("no evidence to attest with on this machine; this option is the development stand-in")
         return insecure
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_can_be_used(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None:
+                read_keys(path)
+        except KeyFileError as exc:
+            raise ValueError(str(exc)) from exc
+        return path
 
     @property
     def models(self) -> tuple[tuple[str, Path], ...]:

@@ -177,3 +177,15 @@ class TextDelta:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAllowance:
+    """What a key has left of its rate limit.
+
+    limit: requests a minute. remaining: requests that would be taken at once. reset_s: until all are there again.
+    """
+
+    limit: int
+    remaining: int
+    reset_s: float

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from engine.errors import ErrorCode, RequestError
+from engine.openai.allowance import allowance_headers
 
 _INVALID_REQUEST: Final = "invalid_request_error"
 _SERVER: Final = "server_error"
@@ -183,7 +184,7 @@ def _sentence(error: RequestError, row: ErrorRow) -> str:
 
 
 def _headers(error: RequestError, row: ErrorRow) -> dict[str, str]:
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", **allowance_headers(error.allowance)}
     if row.status == 401:
         headers["www-authenticate"] = "Bearer"  # RFC 9110, section 11.6.1: a 401 names a scheme
     wait_s = row.retry_after_s if error.retry_after_s is None else error.retry_after_s

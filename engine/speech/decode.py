@@ -304,6 +304,7 @@ class _Server:
 
     def kill(self, number: int) -> None:
         """Have a decoder killed, if it runs. A server that is gone has taken its decoders with it."""
+        # The socket cannot be full: it holds hundreds of packets, a file sends two, and few files are open at a time.
         with contextlib.suppress(OSError):
             self._control.send(CONTROL.pack(Message.KILL, number, 0))
 
