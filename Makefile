@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo dev test check format bench clean
+.PHONY: demo dev test check format bench lock clean
 
 demo: $(VENV)/.engine  ## install, start an engine and a proxy, transcribe a recording
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
@@ -25,6 +25,13 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev  ## added latency, throughput and memory; prints one report
 	$(BIN)/python -m benchmarks.overhead
+
+lock: $(VENV)/.dev  ## pin what the images install, with hashes
+	$(PIP) install uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml \
+		-o requirements.lock
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --extra engine pyproject.toml \
+		-o requirements-engine.lock
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -33,6 +35,7 @@ from engine.openai.models import ModelCatalogue, ServedModel
 from engine.settings import MAX_REQUEST_BYTES, EngineSettings
 from engine.speech.decode import AudioDecoder
 from engine.speech.pipeline import Decoder, SpeechPipeline
+from engine.speech.sandbox import forbid_dumps
 from engine.speech.transcriber import Transcriber
 from engine.telemetry import WINDOW_S, Telemetry
 from engine.weights import weights_digest
@@ -95,11 +98,19 @@ class EngineParts:
 
 async def serve(settings: EngineSettings) -> ExitCode:
     """Serve until SIGTERM or SIGINT, then drain."""
+    _keep_memory_private()
     async with running_engine(settings) as engine:
         _announce(engine)
         await until_stopped()
         _log.info("draining", requests=engine.application.admission.requests, longest_s=settings.drain_s)
     return ExitCode.ACCEPTED
+
+
+def _keep_memory_private() -> None:
+    """Keys and requests are in this process's memory: no core dump of it, and no look into it by its own user."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # inherited by every process that it starts
+    with contextlib.suppress(OSError):  # a kernel without prctl
+        forbid_dumps()
 
 
 def _announce(engine: RunningEngine) -> None:

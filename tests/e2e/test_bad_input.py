@@ -14,7 +14,7 @@ import pytest
 
 from engine.app import EngineParts
 from tests.e2e.conftest import TEXT, TRANSCRIPTIONS, Reply, Whole, form, whole_path
-from tests.engine.fakes import FakeTranscriber, scripted
+from tests.engine.fakes import FakeTranscriber, scripted, speech
 
 MAX_FILE_BYTES = 26_214_400
 
@@ -113,7 +113,7 @@ FIELDS = {
 @pytest.mark.parametrize("name", FIELDS)
 async def test_a_bad_field_is_refused_by_name(whole: Whole, name: str) -> None:
     fields, status, code = FIELDS[name]
-    reply = await whole.transcribe(**fields)
+    reply = await whole.transcribe(speech(2.0), **fields)
     assert (reply.status, reply.error_code) == (status, code)
     assert json.loads(reply.body)["error"]["param"] == next(iter(fields))
 

@@ -106,6 +106,13 @@ async def test_a_worker_that_is_killed_costs_its_requests_and_comes_back(program
     assert _child(programs.engine.process.pid, "faster_whisper_worker") != worker
 
 
+async def test_no_process_of_the_engine_may_dump_core(programs: Programs) -> None:
+    pids = [programs.engine.process.pid, _child(programs.engine.process.pid, "faster_whisper_worker")]
+    for pid in pids:
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"Max core file size\s+0\s+0", limits)
+
+
 async def test_sigterm_ends_both_programs_in_order(tmp_path: Path) -> None:
     async with engine(tmp_path / "engine") as behind, proxy(tmp_path / "proxy", behind.url) as front:
         await until_ready(front)
