@@ -20,15 +20,19 @@ from attestation.insecure import parse_report
 from attestation.program import ExitCode
 from attestation.statement import Statement, parse_statement, report_data
 from engine import app as engine_app
+from engine.api_keys import ApiKey, ApiKeys, digest
 from engine.app import EngineParts, EngineState, RunningEngine, running_engine, serve
+from engine.authority import KeyHolders
+from engine.key_file import edit_keys
 from engine.keys import CLOCK_GRACE_S
 from engine.settings import MAX_REQUEST_BYTES, EngineSettings
 from engine.telemetry import Telemetry
 from engine.weights import weights_digest
-from tests.engine.fake_application import Clock
+from tests.engine.fake_application import NOW, Clock
 from tests.engine.fakes import FakeDecoder, FakeTranscriber, speech
 from tests.engine.sealed_client import (
     FORM,
+    OpenedAnswer,
     OuterResponse,
     SealedRequest,
     ask,
@@ -143,6 +147,134 @@ async def test_no_content_is_logged_or_counted(bench: Bench, log: LogCapture) ->
     assert b'status="400"' in exposition
     assert CANARY.encode() not in exposition
     assert CANARY not in repr(log.entries)
+
+
+# --- keys
+
+SECRET = "sk-sv-canary-NOTAREALKEY"
+KEYED = ("authorization", f"Bearer {SECRET}")
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys.toml"
+    write_keys(path, ApiKey("newsroom", digest(SECRET), requests_per_minute=3))
+    return path
+
+
+def write_keys(path: Path, *keys: ApiKey) -> None:
+    edit_keys(path, lambda _: ApiKeys(keys=keys), create=True)
+
+
+@pytest.fixture
+def keyed(bench: Bench, keys_file: Path) -> Bench:
+    """An engine that asks for keys, and looks at their file all the time."""
+    settings = changed(bench.settings, api_keys=keys_file)
+    return replace(bench, settings=settings, parts=replace(bench.parts, api_keys_timer_s=0.001))
+
+
+async def listed(engine: RunningEngine, *headers: tuple[str, str]) -> OpenedAnswer:
+    config = engine.ring.current(NOW).key.config
+    return await ask(engine.address, seal(config, method="GET", target="/v1/models", headers=headers))
+
+
+def counted(answer: OpenedAnswer) -> str | None:
+    return answer.headers.get("x-ratelimit-remaining-requests")
+
+
+async def test_the_statement_confesses_that_keys_are_asked_for(keyed: Bench) -> None:
+    async with running(keyed) as engine:
+        _, statement = await attested(engine)
+    assert statement.config.api_keys_required
+
+
+async def test_a_request_without_a_key_is_refused_under_seal_before_its_body_has_come(keyed: Bench) -> None:
+    async with running(keyed) as engine:
+        request = await spoken(engine, ("prompt", CANARY * 1000))
+        async with connected(engine.address) as connection:
+            await connection.begin(request.path)
+            await connection.send(request.header + request.chunks[0])
+            response = await connection.response()
+        answer = opened(request, response)
+    assert response.status == 200
+    assert (answer.status, json.loads(answer.content)["error"]["code"]) == (401, "invalid_api_key")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert not keyed.transcriber.heard
+
+
+async def test_a_key_opens_the_engine_and_its_limit_closes_it(keyed: Bench) -> None:
+    async with running(keyed) as engine:
+        body = form(speech(2.0), ("model", "whisper-1"))
+        config = engine.ring.current(NOW).key.config
+        answer = await ask(engine.address, seal(config, body, headers=[FORM, KEYED]))
+        assert (answer.status, counted(answer)) == (200, "2")
+        assert [counted(await listed(engine, KEYED)) for _ in range(2)] == ["1", "0"]
+        refusal = await listed(engine, KEYED)
+    assert (refusal.status, counted(refusal), refusal.headers["retry-after"]) == (429, "0", "20")
+
+
+async def test_a_client_that_leaves_gives_its_place_back(keyed: Bench, keys_file: Path) -> None:
+    write_keys(keys_file, ApiKey("newsroom", digest(SECRET), concurrent_requests=1))
+    async with running(keyed) as engine:
+        body = form(speech(2.0), ("model", "whisper-1"))
+        request = seal(engine.ring.current(NOW).key.config, body, headers=[FORM, KEYED], chunk_bytes=64)
+        async with connected(engine.address) as connection:
+            await connection.begin(request.path)
+            await connection.send(request.header + b"".join(request.chunks[:-1]))
+            await until(lambda: engine.application.admission.requests)
+            assert (await listed(engine, KEYED)).status == 429
+            connection.abort()
+            await until(lambda: engine.application.admission.requests == 0)
+        assert (await listed(engine, KEYED)).status == 200
+
+
+async def test_keys_change_while_the_engine_runs_and_counts_stay(
+    keyed: Bench, keys_file: Path, log: LogCapture
+) -> None:
+    async with running(keyed) as engine:
+        assert counted(await listed(engine, KEYED)) == "2"
+        write_keys(keys_file, ApiKey("renamed", digest(SECRET), requests_per_minute=10))
+        await until(lambda: names_in_force(engine) == ["renamed"])
+        assert counted(await listed(engine, KEYED)) == "8"
+        write_keys(keys_file)
+        await until(lambda: names_in_force(engine) == [])
+        assert (await listed(engine, KEYED)).status == 401
+    assert [entry["keys"] for entry in log.entries if entry["event"] == "api_keys_reloaded"] == [1, 0]
+
+
+def names_in_force(engine: RunningEngine) -> list[str]:
+    authority = engine.application._authority
+    assert isinstance(authority, KeyHolders)
+    return [key.name for key in authority._keys.keys]
+
+
+async def test_a_broken_file_keeps_the_old_keys_and_a_lost_one_too(
+    keyed: Bench, keys_file: Path, log: LogCapture
+) -> None:
+    async with running(keyed) as engine:
+        keys_file.write_text(f'{SECRET} = "broken"')
+        await until(lambda: log.entries)
+        assert (await listed(engine, KEYED)).status == 200
+        keys_file.unlink()
+        await until(lambda: len(log.entries) > 1)
+        assert (await listed(engine, KEYED)).status == 200
+    assert {entry["event"] for entry in log.entries} == {"api_keys_not_reloaded"}
+    assert "canary" not in repr(log.entries)
+
+
+async def test_a_key_is_nowhere_but_with_its_holder(keyed: Bench, keys_file: Path, log: LogCapture) -> None:
+    settings = changed(keyed.settings, log_requests=True, log_level="debug")
+    async with running(replace(keyed, settings=settings)) as engine:
+        for shown in (KEYED, ("authorization", SECRET), ("authorization", f"Bearer {SECRET}x")):
+            answer = await listed(engine, shown)
+            assert b"canary" not in answer.content + repr(answer.headers).encode()
+        document, _ = await attested(engine)
+        engine.state.telemetry.close_window()
+        metrics = (await get(engine.status_address, "/metrics")).body
+    assert b"canary" not in metrics + document.encode() + keys_file.read_bytes()
+    assert b"newsroom" not in metrics + document.encode()
+    assert "canary" not in repr(log.entries)
+    assert digest(SECRET) not in repr(log.entries)
 
 
 # --- what the engine says of itself

@@ -4,15 +4,18 @@ import asyncio
 import json
 import tracemalloc
 from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from structlog.testing import LogCapture
 
 from engine.admission import Admission
+from engine.api_keys import ApiKey, ApiKeys, digest
 from engine.application import Pipeline, SpeechApplication, request_id
-from engine.authority import Anyone
+from engine.authority import Anyone, KeyHolders
 from engine.errors import BackendError, ErrorCode, RequestError
 from engine.exchange import Answer, Exchange, Head
 from engine.gateway import _Inbox
@@ -21,7 +24,7 @@ from engine.openai.models import ModelCatalogue, ServedModel
 from engine.speech.pipeline import SpeechPipeline
 from engine.telemetry import PREFIX, Telemetry
 from engine.types import Task, TextDelta, Transcription, TranscriptionRequest
-from tests.engine.fake_application import NOW, ring
+from tests.engine.fake_application import NOW, Clock, ring
 from tests.engine.fakes import FakeDecoder, FakeTranscriber, scripted, speech
 from tests.engine.sealed_client import FORM, form, seal, until
 
@@ -69,6 +72,7 @@ class Desk:
     telemetry: Telemetry
     admission: Admission
     exchanges: list[Exchange] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
 
     def counted(self, name: str, **labels: str) -> float:
         return self.telemetry.windowed.get_sample_value(f"{PREFIX}_{name}", labels) or 0.0
@@ -83,16 +87,16 @@ class Desk:
         except Exception as exc:  # noqa: BLE001 - what the gateway does
             return self.application.refusal(exc, head)
 
-    def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
+    async def fetch(self, path: str, method: str = "GET", **headers: str) -> Answer:
         head = Head(method, path, headers)
-
-        async def answer() -> Answer:
-            return await self.application.open(head).answer()
-
         try:
-            return asyncio.run(answer())
+            with closing(self.application.open(head)) as exchange:
+                return await exchange.answer()
         except RequestError as exc:
             return self.application.refusal(exc, head)
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        return asyncio.run(self.fetch(path, method, **headers))
 
 
 Make = Callable[..., Desk]
@@ -278,6 +282,202 @@ async def test_a_body_that_cannot_be_read_is_refused_by_the_head_and_holds_nothi
     assert error_of(await behind.ask(SPOKEN, headers))[1] == code
     assert not behind.exchanges
     assert behind.admission.requests == 0
+
+
+# --- keys and their limits
+
+SECRET = "sk-sv-canary-NOTAREALKEY"
+KEYED = ("authorization", f"Bearer {SECRET}")
+RATE = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
+EMPTY = ("content-length", "0")
+
+
+@pytest.fixture
+def keyed(desk: Make) -> Make:
+    """Make a desk that asks for a key; limits: of the only one, which is called newsroom."""
+
+    def make(pipeline: Pipeline | None = None, *, limits: dict[str, Any] | None = None, **options: Any) -> Desk:
+        clock = Clock()
+        keys = ApiKeys(keys=(ApiKey("newsroom", digest(SECRET), **(limits or {})),))
+        behind = desk(pipeline, max_requests=9, authority=KeyHolders(keys, clock=clock), **options)
+        behind.clock = clock
+        return behind
+
+    return make
+
+
+def rate_of(answer: Answer) -> tuple[str | None, ...]:
+    return tuple(dict(answer.headers).get(name) for name in RATE)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        (),
+        (("authorization", ""),),
+        (("authorization", "Bearer sk-sv-other"),),
+        (("authorization", f"Basic {SECRET}"),),
+        (("authorization", SECRET),),
+        (("x-api-key", SECRET),),
+    ],
+)
+@pytest.mark.parametrize("body", [SPOKEN, STREAMED])
+async def test_a_request_without_a_key_that_is_known_is_refused_by_its_head(
+    keyed: Make, log: LogCapture, shown: tuple[tuple[str, str], ...], body: bytes
+) -> None:
+    behind = keyed(log_requests=True)
+    answer = await behind.ask(body, *shown)
+    assert error_of(answer) == (401, "invalid_api_key", None)
+    assert dict(answer.headers)["www-authenticate"] == "Bearer"
+    assert rate_of(answer) == (None, None, None)
+    assert not behind.exchanges
+    assert behind.admission.requests == 0
+    assert "canary" not in repr(log.entries) + repr(answer)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/whisper-1", "/v1/models/nothing", "/", "/v1/audio/speech"])
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_without_a_key_nobody_learns_what_exists(keyed: Make, path: str, method: str) -> None:
+    assert error_of(keyed().get(path, method)) == (401, "invalid_api_key", None)
+
+
+def test_an_expired_key_is_like_none(keyed: Make) -> None:
+    behind = keyed(limits={"expires": datetime.fromtimestamp(NOW + 1, UTC)})
+    assert behind.get("/v1/models", authorization=KEYED[1]).status == 200
+    behind.clock.now += 1
+    answer = behind.get("/v1/models", authorization=KEYED[1])
+    assert error_of(answer) == (401, "invalid_api_key", None)
+    assert dict(answer.headers)["www-authenticate"] == "Bearer"
+
+
+async def test_a_key_without_limits_is_admitted_and_told_of_none(keyed: Make) -> None:
+    behind = keyed()
+    for _ in range(2):
+        answer = await behind.ask(SPOKEN, KEYED, ("content-length", "1"))
+        assert (answer.status, rate_of(answer)) == (200, (None, None, None))
+
+
+@pytest.mark.parametrize("body", [SPOKEN, STREAMED])
+async def test_an_answer_says_what_is_left_and_a_request_too_many_when_to_come_again(keyed: Make, body: bytes) -> None:
+    behind = keyed(limits={"requests_per_minute": 2})
+    assert rate_of(await behind.ask(body, KEYED, EMPTY)) == ("2", "1", "30s")
+    assert rate_of(await behind.fetch("/v1/models", authorization=KEYED[1])) == ("2", "0", "1m0s")
+    behind.clock.now += 0.5
+    answer = await behind.ask(body, KEYED, EMPTY)
+    assert error_of(answer) == (429, "rate_limit_exceeded", None)
+    headers = dict(answer.headers)
+    assert (headers["retry-after"], headers["retry-after-ms"]) == ("30", "29500")
+    assert "x-should-retry" not in headers
+    assert rate_of(answer) == ("2", "0", "59.5s")
+    assert error_of(await behind.fetch("/v1/models", authorization=KEYED[1]))[1] == "rate_limit_exceeded"
+    behind.clock.now += 29.5
+    assert (await behind.ask(body, KEYED, EMPTY)).status == 200
+
+
+async def test_a_request_too_many_at_a_time_is_refused_until_another_is_closed(keyed: Make) -> None:
+    behind = keyed(limits={"concurrent_requests": 1, "requests_per_minute": 9})
+    assert (await behind.ask(SPOKEN, KEYED, EMPTY)).status == 200
+    answer = await behind.ask(SPOKEN, KEYED, EMPTY)
+    assert error_of(answer) == (429, "rate_limit_exceeded", None)
+    assert (dict(answer.headers)["retry-after"], dict(answer.headers)["retry-after-ms"]) == ("1", "1000")
+    assert rate_of(answer) == ("9", "8", "6.667s")
+    assert error_of(await behind.fetch("/v1/models", authorization=KEYED[1]))[0] == 429
+    assert behind.admission.requests == 1
+    behind.exchanges[0].close()
+    assert rate_of(await behind.ask(SPOKEN, KEYED, EMPTY)) == ("9", "7", "13.334s")
+
+
+def test_a_list_of_models_gives_its_place_back(keyed: Make) -> None:
+    behind = keyed(limits={"concurrent_requests": 1})
+    exchange = behind.application.open(Head("GET", "/v1/models", dict([KEYED])))
+    assert error_of(behind.get("/v1/models", authorization=KEYED[1]))[0] == 429
+    exchange.close()
+    assert behind.get("/v1/models", authorization=KEYED[1]).status == 200
+
+
+@pytest.mark.parametrize("body", [SPOKEN, STREAMED])
+async def test_a_day_is_used_up_by_the_audio_that_was_heard(keyed: Make, body: bytes) -> None:
+    behind = keyed(limits={"audio_seconds_per_day": 3})
+    for _ in range(2):
+        answer = await behind.ask(body, KEYED, EMPTY)
+        assert answer.status == 200
+        if not isinstance(answer.body, bytes):
+            await streamed(answer)
+    answer = await behind.ask(body, KEYED, EMPTY)
+    assert error_of(answer) == (429, "insufficient_quota", None)
+    headers = dict(answer.headers)
+    assert headers["x-should-retry"] == "false"
+    assert not {"retry-after", "retry-after-ms"} & set(headers)
+    assert (await behind.fetch("/v1/models", authorization=KEYED[1])).status == 200
+    behind.clock.now += 86_400
+    assert (await behind.ask(body, KEYED, EMPTY)).status == 200
+
+
+async def test_what_was_not_heard_to_its_end_is_not_charged(keyed: Make) -> None:
+    behind = keyed(ScriptedPipeline((BackendError(CANARY),)), limits={"audio_seconds_per_day": 1})
+    for _ in range(3):
+        assert error_of(await behind.ask(SPOKEN, KEYED, EMPTY))[0] == 503
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        ("speech", (), 404),
+        ("transcriptions", (("content-type", "text/plain"),), 415),
+        ("transcriptions", (("content-length", str(LIMIT + 1)),), 413),
+        ("transcriptions", (), 503),
+    ],
+)
+async def test_a_request_that_is_refused_by_its_head_does_not_count(
+    keyed: Make, target: str, headers: tuple[tuple[str, str], ...], status: int
+) -> None:
+    behind = keyed(limits={"requests_per_minute": 1, "concurrent_requests": 1})
+    with ExitStack() as full:
+        for _ in range(2):
+            full.enter_context(behind.admission.hold(LIMIT))
+        for _ in range(3):
+            assert error_of(await behind.ask(SPOKEN, KEYED, *headers, target=target))[0] == status
+    assert (await behind.ask(SPOKEN, KEYED)).status == 200
+
+
+async def test_a_request_that_a_key_may_not_send_holds_nothing_of_the_engine(keyed: Make) -> None:
+    behind = keyed(limits={"concurrent_requests": 1})
+    await behind.ask(SPOKEN, KEYED, ("content-length", str(LIMIT)))
+    for _ in range(3):
+        assert error_of(await behind.ask(SPOKEN, KEYED, ("content-length", str(LIMIT))))[0] == 429
+    assert behind.admission.requests == 1
+    with behind.admission.hold(LIMIT):
+        pass
+
+
+async def test_a_form_at_fault_counts_and_gives_its_place_back(keyed: Make) -> None:
+    behind = keyed(limits={"requests_per_minute": 2, "concurrent_requests": 1})
+    assert error_of(await behind.ask(SPOKEN[:-4], KEYED))[0] == 400
+    behind.exchanges[0].close()
+    assert rate_of(await behind.ask(SPOKEN, KEYED)) == ("2", "0", "1m0s")
+
+
+async def test_a_keys_name_is_logged_where_requests_are_and_nowhere_counted(keyed: Make, log: LogCapture) -> None:
+    behind = keyed(log_requests=True)
+    await behind.ask(SPOKEN, KEYED)
+    await behind.fetch("/v1/models", authorization=KEYED[1])
+    assert [entry["key"] for entry in log.entries] == ["newsroom"] * 2
+    behind.telemetry.close_window()
+    assert b"newsroom" not in behind.telemetry.exposition()
+    assert "canary" not in repr(log.entries)
+
+
+async def test_a_keys_name_is_not_logged_where_requests_are_not(keyed: Make, log: LogCapture) -> None:
+    behind = keyed(limits={"requests_per_minute": 1})
+    await behind.ask(SPOKEN, KEYED)
+    await behind.ask(SPOKEN, KEYED)
+    assert log.entries == []
+
+
+async def test_where_no_key_is_asked_for_any_is_taken_and_none_logged(desk: Make, log: LogCapture) -> None:
+    answer = await desk(log_requests=True).ask(SPOKEN, KEYED)
+    assert (answer.status, rate_of(answer)) == (200, (None, None, None))
+    assert "key" not in log.entries[0]
 
 
 # --- what goes wrong

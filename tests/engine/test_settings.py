@@ -68,6 +68,22 @@ def test_all_faults_come_in_one_message(model: Path) -> None:
         assert (fault in message) is (fault != "--alias")  # with the models at fault nothing is known of their names
 
 
+def test_faults_of_the_file_of_keys_are_told_with_all_others(tmp_path: Path) -> None:
+    assert "--api-keys: No such file or directory" in faults(api_keys=str(tmp_path / "nowhere"), listen="nowhere")
+    file = tmp_path / "keys.toml"
+    file.write_text('version = 1\n[[keys]]\nname = "a b"\nsha256 = "sk-sv-canary"\nexpires = 1\n')
+    message = faults(api_keys=str(file), listen="nowhere")
+    for fault in ("--listen", "--model", "--api-keys", "keys.0.name", "keys.0.sha256", "keys.0.expires"):
+        assert fault in message
+    assert "canary" not in message
+
+
+def test_a_file_without_keys_can_be_used(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text("version = 1\n")
+    assert settings_of(model=(f"whisper={model}",), insecure_evidence=True, api_keys=file).api_keys == file
+
+
 def test_faults_of_aliases_are_told_with_all_others(model: Path) -> None:
     message = faults(model=[f"a={model}"], alias=["x=a", "x=a", "y=c", "a=a"], listen="nowhere")
     assert "--alias: the name a is given twice; the name x is given twice; y: c is not served" in message

@@ -10,6 +10,7 @@ import pytest
 from engine.errors import ErrorCode, RequestError
 from engine.openai import errors
 from engine.openai.errors import ROWS, to_response
+from engine.types import RequestAllowance
 
 OPENAI_FORMATS = ["flac", "m4a", "mp3", "mp4", "mpeg", "mpga", "oga", "ogg", "wav", "webm"]
 STATUS = {
@@ -66,6 +67,14 @@ def test_every_body_is_the_envelope_with_its_four_members(code: ErrorCode) -> No
     assert list(error) == ["message", "type", "param", "code"]
     assert (error["param"], error["code"]) == ("file", code.value)
     assert json.loads(to_response(RequestError(code)).body)["error"]["param"] is None
+
+
+@pytest.mark.parametrize("code", [ErrorCode.RATE_LIMIT_EXCEEDED, ErrorCode.INSUFFICIENT_QUOTA])
+def test_an_error_of_a_limit_says_what_is_left(code: ErrorCode) -> None:
+    headers = to_response(RequestError(code, allowance=RequestAllowance(60, 0, 60.0))).headers
+    assert headers["x-ratelimit-limit-requests"] == "60"
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert headers["x-ratelimit-reset-requests"] == "1m0s"
 
 
 @pytest.mark.parametrize("code", ErrorCode)
