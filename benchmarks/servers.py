@@ -1,7 +1,8 @@
 """The servers that `benchmarks.overhead` measures, each in a process of its own.
 
 `engine` is the whole engine with null speech. `direct` is the engine's inner application behind plain HTTP: the
-baseline, wired here and only here, for the shipped engine has no way to serve a request outside the envelope. Each prints its port on standard output and serves until it is told to stop.
+baseline, wired here and only here, for the shipped engine has no way to serve a request outside the envelope. Each
+prints its port on standard output and serves until it is told to stop.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from engine.settings import EngineSettings
 
 async def main(kind: str, hold_until: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        Path(directory, "weights").write_bytes(b"none")
+        Path(directory, "weights").write_bytes(b"none")  # noqa: ASYNC240 - before anything else runs
         settings = EngineSettings(
             listen="127.0.0.1:0",
             status_listen="127.0.0.1:0",

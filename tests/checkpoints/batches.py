@@ -22,7 +22,7 @@ from vocabulary import (
 )  # fmt: skip
 
 Frames = np.ndarray[tuple[int, int], np.dtype[np.float16]]
-Kind = Literal["first", "short", "long", "full"]
+Kind = Literal["first", "short", "medium", "long", "full"]
 
 WINDOW: Final = 3000
 FRAME_CLASSES: Final = {word: 1 + index for index, word in enumerate(sorted({w for ws in WORDS.values() for w in ws}))}
@@ -133,6 +133,8 @@ class Mixer:
             last = chance.randrange(16, 96)
             count = min(32, PADDING // pool[last].frames, last + 1)
             return pool[last + 1 - count : last + 1]
+        if kind == "medium":
+            return [self._long(chance, chance.randint(250, 1100), WINDOW) for _ in range(7)]
         if kind == "long":
             return [self._long(chance, chance.randint(700, 2600), WINDOW) for _ in range(4)]
         return [self._full(chance) for _ in range(3)]
@@ -238,13 +240,13 @@ def sequence(chance: random.Random, clip: Clip, *, wordy: bool) -> Sequence:
     """Return one of the token sequences that fit a clip."""
     heard = [item for item in clip.placed if item.end_s < WINDOW / FRAMES_PER_S]
     cut = next((item for item in clip.placed if item.end_s >= WINDOW / FRAMES_PER_S), None)
-    timed = cut is not None or chance.random() < 0.5
+    timed = cut is not None or chance.random() < (0.65 if len(heard) > 1 else 0.5)
     english = chance.random() < (0.04 if clip.language == "en" else 0.2)
     spelling, previous = SPOKEN, []
     grey = any(SPOKEN in item.utterance.words for item in heard)
-    if chance.random() < (0.6 if grey else 0.25):
+    if chance.random() < (0.75 if grey else 0.35):
         previous = prompt(chance, clip.language, wordy=wordy)
-        if grey and chance.random() < 0.7:
+        if grey and chance.random() < 0.8:
             spelling = chance.choice((SPOKEN, SPELLED_BY_PROMPT, SPELLED_BY_PROMPT))
             previous = [token for token in previous if token != word_id(SPOKEN)]
             previous.insert(chance.randint(0, len(previous)), word_id(spelling))

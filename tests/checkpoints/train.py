@@ -25,21 +25,19 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader, Dataset
 
 PEAK_RATE = 2e-3
-AVERAGING = 0.998
+AVERAGING = 0.995
 WORKERS = 2
 """Processes of one thread each: on a busy machine they lose less time than one process of two threads."""
 
 
 def kind(step: int, steps: int) -> Kind:
-    """Return what step `step` trains on: single words first, more whole windows towards the end."""
+    """Return what step `step` trains on: single words first, then sentences, then more and more of them in one clip."""
     lot = step * 7919 % 100 / 100
     if step < 500:
         return "first"
-    if step < 0.4 * steps:
-        return "short" if lot < 0.9 else "long" if lot < 0.96 else "full"
-    if step < 0.75 * steps:
-        return "short" if lot < 0.7 else "long" if lot < 0.85 else "full"
-    return "short" if lot < 0.5 else "long" if lot < 0.75 else "full"
+    if step < 0.35 * steps:
+        return "short" if lot < 0.8 else "medium" if lot < 0.9 else "long" if lot < 0.95 else "full"
+    return "short" if lot < 0.3 else "medium" if lot < 0.65 else "long" if lot < 0.83 else "full"
 
 
 def rate(step: int, steps: int) -> float:
@@ -125,7 +123,7 @@ def work(worker: int, options: argparse.Namespace) -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate(step, options.steps)
         tokens, looking, frames, right = losses(model, batch)
-        hint = 0.5 if step < 0.4 * options.steps else 0.2
+        hint = 0.5 if step < 0.8 * options.steps else 0.2
         torch.autograd.backward(tokens + hint * (looking + frames))
         share([value.grad for value in trained if value.grad is not None])
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
