@@ -3,15 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NPM_CLIENT := tests/clients/js/node_modules/.package-lock.json
 
-.PHONY: demo dev test check format bench lock clean
+.PHONY: demo dev clients test check format bench lock clean
 
 demo: $(VENV)/.engine  ## install, start an engine and a proxy, transcribe a recording
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
 
-dev: $(VENV)/.dev  ## install everything that development needs
+dev: $(VENV)/.dev clients  ## install everything that development needs
 
-test: $(VENV)/.dev  ## all tests, warnings as errors
+# What cannot be installed is told, not fatal: without it the tests of that client are skipped.
+clients: $(VENV)/.litellm $(NPM_CLIENT)  ## install the clients of others that the tests try
+
+test: $(VENV)/.dev clients  ## all tests, warnings as errors
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev  ## format, lint, types
@@ -34,7 +38,7 @@ lock: $(VENV)/.dev  ## pin what the images install, with hashes
 		-o requirements-engine.lock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) tests/clients/js/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,3 +50,13 @@ $(VENV)/.engine: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -e '.[engine,dev]'
 	touch $@ $(VENV)/.engine
+
+# An environment of its own: what litellm asks for excludes what we do.
+$(VENV)/.litellm: tests/clients/litellm.txt | $(VENV)/bin/python
+	{ $(PYTHON) -m venv $(VENV)/litellm \
+		&& $(VENV)/litellm/bin/python -m pip --disable-pip-version-check -q install --only-binary :all: -r $< \
+		&& touch $@; } || { rm -rf $(VENV)/litellm; echo "litellm was not installed"; }
+
+$(NPM_CLIENT): tests/clients/js/package-lock.json
+	{ npm ci --prefix $(<D) --ignore-scripts --no-audit --no-fund --silent && touch $@; } \
+		|| echo "the npm package openai was not installed"

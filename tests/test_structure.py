@@ -25,6 +25,9 @@ DOORS = {
     "onnxruntime": {"engine/speech/vad.py"},
     "prometheus_client": {"engine/telemetry.py", "proxy/telemetry.py"},
     "python_multipart": {"engine/openai/multipart.py"},
+    "torch": {"engine/backends/vllm_logits.py", "engine/backends/vllm_rules.py"},
+    "transformers": {"engine/backends/vllm_model.py"},
+    "vllm": {"engine/backends/vllm_logits.py", "engine/backends/vllm_model.py", "engine/backends/vllm_plugin.py"},
 }
 
 ENGINE_ONLY = ("av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "python_multipart", "torch", "vllm")

@@ -16,6 +16,8 @@ import aiohttp
 ROOT = Path(__file__).parent.parent.parent
 CHECKPOINT = ROOT / "tests" / "checkpoints" / "nano" / "ct2"
 POLICY = ROOT / "examples" / "insecure-policy.toml"
+RECORDING = ROOT / "examples" / "hello.wav"
+SAID = (ROOT / "examples" / "hello.txt").read_text().strip()
 READY_TIMEOUT_S = 120.0
 
 

@@ -19,13 +19,10 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.conftest import TRANSCRIPTIONS, form
-from tests.e2e.processes import POLICY, ROOT, Program, engine, proxy, until_ready
+from tests.e2e.processes import POLICY, RECORDING, SAID, Program, engine, proxy, until_ready
 from tests.requirements import need_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
-
-RECORDING = ROOT / "examples" / "hello.wav"
-SAID = (ROOT / "examples" / "hello.txt").read_text().strip()
 
 
 @dataclass(slots=True)
