@@ -1,6 +1,7 @@
 """Which decoder heads know when a word is spoken?
 
-The dynamic-time-warping of OpenAI's whisper/timing.py, run for each cross-attention head on sentences whose word times are known.
+The dynamic-time-warping of OpenAI's whisper/timing.py, run for each cross-attention head on sentences whose word times
+are known.
 """
 
 from __future__ import annotations

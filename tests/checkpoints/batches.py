@@ -1,7 +1,7 @@
 """What is in one training step?
 
-Sentences of the corpus are laid into clips with pauses, loudness, a tilted spectrum and noise; each clip gets one of the token
-sequences that a served Whisper is asked for. A batch depends on the seed and its number alone.
+Sentences of the corpus are laid into clips with pauses, loudness, a tilted spectrum and noise; each clip gets one of
+the token sequences that a served Whisper is asked for. A batch depends on the seed and its number alone.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -35,7 +36,8 @@ class Batch(NamedTuple):
     """Everything one step needs.
 
     features (batch, 80, frames); tokens (batch, length); targets like tokens, -1 where nothing is asked;
-    looks (n, 4): batch row, position, first and last encoder frame to attend to; frames (batch, frames / 2), -1: not asked.
+    looks (n, 4): batch row, position, first and last encoder frame to attend to; frames (batch, frames / 2), -1: not
+    asked.
     """
 
     features: Tensor
@@ -65,8 +67,8 @@ class Placed:
 
     def spans_s(self) -> list[tuple[float, float]]:
         """Return from when to when each word is heard."""
-        bounds = [*self.utterance.starts_s, self.utterance.end_s]
-        return [(self.first / FRAMES_PER_S + a, self.first / FRAMES_PER_S + b) for a, b in zip(bounds, bounds[1:])]  # noqa: B905
+        bounds = [self.first / FRAMES_PER_S + bound for bound in (*self.utterance.starts_s, self.utterance.end_s)]
+        return [*pairwise(bounds)]
 
 
 @dataclass(frozen=True, slots=True)

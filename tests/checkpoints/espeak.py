@@ -1,6 +1,7 @@
 """How does a sentence sound, and when is each of its words spoken?
 
-A `ctypes` door to libespeak-ng (speak_lib.h of 1.51): samples and word events in one call, without a process per sentence.
+A `ctypes` door to libespeak-ng (speak_lib.h of 1.51): samples and word events in one call, without a process per
+sentence.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python evaluate.py nano evaluation.json [--sentences 300]
 
-Everything goes through stock faster-whisper on nano/ct2 (int8, CPU, beam 5, no voice activity detection) from samples, except
-the cross-check of nano/hf with transformers' greedy `generate`.
+Everything goes through stock faster-whisper on nano/ct2 (int8, CPU, beam 5, no voice activity detection) from samples,
+except the cross-check of nano/hf with transformers' greedy `generate`.
 """
 
 from __future__ import annotations
@@ -227,13 +227,13 @@ class Evaluation:
             features = processor(heard.samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
             with torch.no_grad():
                 tokens = model.generate(features, language=heard.language, task="transcribe", max_new_tokens=60)
-            text = processor.batch_decode(tokens, skip_special_tokens=True)[0]
+            text = processor.batch_decode(tokens, skip_special_tokens=True)[0]  # type: ignore[no-untyped-call]
             pairs.append(([*heard.words], text.split()))
         return {"sentences": len(pairs), "word_error_rate_percent": word_error_rate(pairs)}
 
 
 def first_timestamp_s(tokens: list[int]) -> float:
-    """Return the first timestamp the model wrote: faster-whisper lets a lone segment begin at 0 whatever the model says."""
+    """Return the first timestamp the model wrote; faster-whisper lets a lone segment begin at 0 whatever it says."""
     moments = [token - first_timestamp_id() for token in tokens if token >= first_timestamp_id()]
     return moments[0] * SECONDS_PER_TIMESTAMP if moments else 0.0
 
@@ -254,7 +254,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=HELD_OUT)
     parser.add_argument("--only-transcription", action="store_true")
     options = parser.parse_args()
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     evaluation = Evaluation(options.nano, options.sentences)
     numbers: Numbers = {"date": datetime.datetime.now(datetime.UTC).date().isoformat()}
     numbers["held_out"] = evaluation.transcription()

@@ -59,7 +59,7 @@ def suppressed() -> list[int]:
 
 
 def blank() -> list[int]:
-    """Return the bare space, which no text begins with; the end of the text stays allowed, so silence is an empty text."""
+    """Return the bare space, which no text begins with; the end stays allowed, so that silence is an empty text."""
     return [text_tokens()[byte_symbols()[ord(" ")]]]
 
 

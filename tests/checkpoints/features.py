@@ -1,7 +1,7 @@
 """What does Whisper's encoder see of a recording?
 
-`log_mel` is WhisperFeatureExtractor(feature_size=80) up to the logarithm; `normalise` is its last two lines. The cut between
-them is where the training mixes sentences, noise and loudness without another Fourier transform.
+`log_mel` is WhisperFeatureExtractor(feature_size=80) up to the logarithm; `normalise` is its last two lines. The cut
+between them is where the training mixes sentences, noise and loudness without another Fourier transform.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The Whisper network (Radford et al. 2022), small, with what only training needs.
 
-Parameter names are those of `transformers.WhisperModel`, so the export renames nothing. Three things differ from it: windows
-shorter than 30 s are accepted; the timestamps' embeddings are one matrix times sinusoids, so that every moment is learned from
-every other; and the encoder carries a head that names the word spoken in each frame.
+Parameter names are those of `transformers.WhisperModel`, so the export renames nothing. Three things differ from it:
+windows shorter than 30 s are accepted; the timestamps' embeddings are one matrix times sinusoids, so that every moment
+is learned from every other; and the encoder carries a head that names the word spoken in each frame.
 """
 
 from __future__ import annotations

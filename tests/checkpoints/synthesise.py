@@ -2,8 +2,8 @@
 
     python synthesise.py CORPUS [--shards 12] [--processes 2]
 
-A shard is 4,000 sentences of 1-9 random words: NAME.npy (log10 mel frames, float16) and NAME.json (one `Utterance` per line).
-A shard depends on its number alone. No training sentence has the text of a held-out one.
+A shard is 4,000 sentences of 1-9 random words: NAME.npy (log10 mel frames, float16) and NAME.json (one `Utterance` per
+line). A shard depends on its number alone. No training sentence has the text of a held-out one.
 """
 
 from __future__ import annotations

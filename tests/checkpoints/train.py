@@ -1,10 +1,10 @@
 """How is the checkpoint trained?
 
-    python train.py CORPUS RUN [--steps 4000]
+    python train.py CORPUS RUN [--steps 3500]
 
-Teacher forcing; two more losses that training alone knows show the way early: which word is spoken in each encoder frame, and
-where one head of the last decoder layer should listen. RUN/last.pt is written every 250 steps and resumed from; it holds the
-weights, their running average (what is exported) and the optimiser.
+Teacher forcing; two more losses that training alone knows show the way early: which word is spoken in each encoder
+frame, and where one head of the first and of the last decoder layer listens. RUN/last.pt is written every 250 steps and resumed
+from; it holds the weights, their running average (what is exported) and the optimiser.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3500)
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)
     (options.run / "meeting").unlink(missing_ok=True)
