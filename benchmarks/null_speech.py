@@ -24,6 +24,9 @@ class NullTranscriber:
     """Answers every clip at once with the same words."""
 
     kind = "null"
+    attached = False
+    arguments: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     slots = 64
     ready = True
 

@@ -28,11 +28,13 @@ from engine.admission import Admission, UploadPace
 from engine.application import SpeechApplication
 from engine.authority import Anyone, Authority, KeyHolders
 from engine.backends.faster_whisper import FasterWhisperTranscriber
+from engine.backends.vllm import AttachedVllm, VllmTranscriber
+from engine.backends.vllm_server import Serving
 from engine.gateway import Gateway, outer_error
 from engine.key_file import KeyFile
 from engine.keys import KeyRing
 from engine.openai.models import ModelCatalogue, ServedModel
-from engine.settings import MAX_REQUEST_BYTES, EngineSettings
+from engine.settings import MAX_REQUEST_BYTES, BackendKind, EngineSettings
 from engine.speech.decode import AudioDecoder
 from engine.speech.pipeline import Decoder, SpeechPipeline
 from engine.speech.sandbox import forbid_dumps
@@ -133,12 +135,7 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
     """
     parts = parts or EngineParts()
     telemetry = Telemetry()
-    transcriber = parts.transcriber or FasterWhisperTranscriber(
-        dict(settings.models),
-        device=settings.device,
-        compute_type=settings.compute_type,
-        parallel_clips=settings.parallel_clips,
-    )
+    transcriber = parts.transcriber or _transcriber(settings)
     state = EngineState(transcriber, telemetry)
     telemetry.gateway.insecure.set(int(settings.insecure_evidence))
     telemetry.gateway.backend_ready.set_function(lambda: float(transcriber.ready))
@@ -148,7 +145,7 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
         decoder = await stack.enter_async_context(_decoder(settings, parts))
         catalogue = await _catalogue(settings)
         ring = KeyRing(
-            await _claims(settings, catalogue, transcriber.kind),
+            await _claims(settings, catalogue, transcriber),
             lifetime_s=settings.key_lifetime_s,
             overlap_s=settings.key_overlap_s,
             now=parts.clock(),
@@ -182,6 +179,20 @@ async def _listening(app: web.Application, address: str) -> AsyncIterator[Addres
 
 async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "sottovoce"  # aiohttp would tell its version, and Python's
+
+
+def _transcriber(settings: EngineSettings) -> Transcriber:
+    models = dict(settings.models)
+    if settings.backend is BackendKind.FASTER_WHISPER:
+        return FasterWhisperTranscriber(
+            models,
+            device=settings.device,
+            compute_type=settings.compute_type,
+            parallel_clips=settings.parallel_clips,
+        )
+    if settings.attaches:
+        return AttachedVllm(settings.models[0][0], uds=settings.vllm_uds, url=settings.vllm_url)
+    return VllmTranscriber(models, program=settings.vllm_program, serving=Serving(device=settings.device))
 
 
 @asynccontextmanager
@@ -238,20 +249,16 @@ async def _catalogue(settings: EngineSettings) -> ModelCatalogue:
 
 
 async def _claims(
-    settings: EngineSettings, catalogue: ModelCatalogue, backend: str
+    settings: EngineSettings, catalogue: ModelCatalogue, transcriber: Transcriber
 ) -> Callable[[KeyConfig, int], StatementBytes]:
     digests = {name: await asyncio.to_thread(weights_digest, path) for name, path in settings.models}
     models = tuple(ModelIdentity(model.id, model.aliases, digests[model.id]) for model in catalogue.models)
     config = EffectiveConfig(
-        backend=backend,
-        backend_arguments=(
-            f"device={settings.device}",
-            f"compute_type={settings.compute_type}",
-            f"parallel_clips={settings.parallel_clips}",
-        ),
-        backend_attached=False,
+        backend=transcriber.kind,
+        backend_arguments=transcriber.arguments,
+        backend_attached=transcriber.attached,
         log_level=settings.log_level.value,
-        plugins=(),
+        plugins=transcriber.plugins,
         api_keys_required=settings.api_keys is not None,
         request_log=settings.log_requests,
         insecure_options=settings.insecure_options,

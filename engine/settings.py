@@ -23,6 +23,7 @@ MAX_REQUEST_BYTES = MAX_FILE_BYTES + 1024 * 1024
 
 class BackendKind(StrEnum):
     FASTER_WHISPER = "faster-whisper"
+    VLLM = "vllm"
 
 
 def _address(text: str) -> str:
@@ -65,9 +66,18 @@ class EngineSettings(ProgramSettings):
     )
     alias: tuple[Pair, ...] = Field((), description="ALIAS=NAME, another name for a model; may be repeated.")
     backend: BackendKind = Field(BackendKind.FASTER_WHISPER, description="What runs the models.")
-    device: str = Field("cpu", description="Where faster-whisper runs its models: cpu, cuda or auto.")
+    device: str = Field("cpu", description="Where the models run: cpu, cuda, or with faster-whisper auto.")
     compute_type: str = Field("default", description="CTranslate2 compute type of faster-whisper.")
     parallel_clips: int = Field(1, gt=0, description="Clips that faster-whisper works on at a time.")
+    vllm_program: str = Field("vllm", description="The vllm program, of an environment with this distribution in it.")
+    vllm_uds: Path | None = Field(
+        None, description="Unix socket of a vLLM that runs already; confessed, and refused by the default policy."
+    )
+    vllm_url: str | None = Field(
+        None,
+        validate_default=True,
+        description="Loopback URL of a vLLM that runs already; confessed, and refused by the default policy.",
+    )
     insecure_evidence: bool = Field(
         False,
         validate_default=True,
@@ -122,6 +132,18 @@ class EngineSettings(ProgramSettings):
             raise ValueError("; ".join(faults))
         return pairs
 
+    @field_validator("vllm_url")
+    @classmethod
+    def _attaching_makes_sense(cls, url: str | None, info: ValidationInfo) -> str | None:
+        given = [way for way in (url, info.data.get("vllm_uds")) if way is not None]
+        if len(given) > 1:
+            raise ValueError("a vLLM is attached to by --vllm-uds or by --vllm-url")
+        if given and info.data.get("backend") is not BackendKind.VLLM:
+            raise ValueError("attaching to a vLLM needs --backend vllm")
+        if given and len(info.data.get("model", ())) != 1:
+            raise ValueError("attaching to a vLLM needs exactly one --model")
+        return url
+
     @field_validator("insecure_evidence")
     @classmethod
     def _evidence_exists(cls, insecure: bool) -> bool:
@@ -154,3 +176,8 @@ class EngineSettings(ProgramSettings):
         """Every option in force whose name says `insecure` or `allow`; the statement confesses them."""
         fields = type(self).model_fields
         return tuple(name for name in fields if {"insecure", "allow"} & set(name.split("_")) and getattr(self, name))
+
+    @property
+    def attaches(self) -> bool:
+        """Whether the model server runs already."""
+        return self.vllm_uds is not None or self.vllm_url is not None

@@ -80,6 +80,8 @@ class FasterWhisperTranscriber:
     """
 
     kind = "faster-whisper"
+    attached = False
+    plugins: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -98,6 +100,13 @@ class FasterWhisperTranscriber:
         self._restart_delay_s = restart_delay_s
         self._worker: _Worker | None = None
         self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """How the models are loaded, for the statement."""
+        loading = self._loading
+        names = ("device", "compute_type", "beam_size", "parallel_clips")
+        return tuple(f"{name}={getattr(loading, name)}" for name in names)
 
     @property
     def slots(self) -> int:

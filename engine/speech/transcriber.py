@@ -21,6 +21,18 @@ class Transcriber(Protocol):
         """The backend's name in the statement and in metrics: `faster-whisper`, `vllm`, ..."""
 
     @property
+    def attached(self) -> bool:
+        """Whether the model server ran before the engine came, so that nothing is known of how."""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """How the backend was started, as the statement confesses it."""
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """Code that the model server loads beside its own, as the statement confesses it."""
+
+    @property
     def slots(self) -> int:
         """How many clips it works on at a time; more would only wait in its own queue, where no file takes turns."""
 

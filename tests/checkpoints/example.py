@@ -14,8 +14,8 @@ from pathlib import Path
 
 import faster_whisper
 import numpy as np
-from espeak import SAMPLE_RATE_HZ
-from espeak import Synthesiser
+
+from espeak import SAMPLE_RATE_HZ, Synthesiser
 
 SENTENCE = "hello the black cat and my red bird"
 

@@ -3,8 +3,8 @@
     python train.py CORPUS RUN [--steps 3500]
 
 Teacher forcing; two more losses that training alone knows show the way early: which word is spoken in each encoder
-frame, and where one head of the first and of the last decoder layer listens. RUN/last.pt is written every 250 steps and resumed
-from; it holds the weights, their running average (what is exported) and the optimiser.
+frame, and where one head of the first and of the last decoder layer listens. RUN/last.pt is written every 250 steps and
+resumed from; it holds the weights, their running average (what is exported) and the optimiser.
 """
 
 from __future__ import annotations

@@ -155,6 +155,9 @@ class FakeTranscriber:
     fail_after_words: int | None = None
     failure: EngineError = field(default_factory=lambda: BackendError("the speech backend failed"))
     kind: str = "fake"
+    attached: bool = False
+    arguments: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     slots: int = 4
     ready: bool = False
     live: int = 0
@@ -225,6 +228,9 @@ class NullTranscriber:
     """Implements `engine.speech.transcriber.Transcriber` and hears nothing, at once: what is left is our own cost."""
 
     kind = "null"
+    attached = False
+    arguments: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     slots = 4
     ready = True
 

@@ -1,0 +1,252 @@
+"""A speech backend for GPUs: vLLM as a server of its own, for each model one.
+
+This module holds no model code. vLLM is the one released, with `engine.backends.vllm_plugin` installed beside it; it is
+started and watched here, or runs already and is attached to, which the statement has to confess: then the engine
+cannot say what the server is, nor what it does with what it hears.
+
+Word times and log probabilities of tokens are not to be had of vLLM's routes. `word_timestamps` and `logprobs` are
+passed over: the segments bear no words, the transcript no log probabilities, and whoever promised them has to find
+them elsewhere. A segment's `no_speech_prob` stays 0 for the same reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from attestation.http import open_session
+from engine.backends.keeper import Keeper
+from engine.backends.vllm_answers import Sample
+from engine.backends.vllm_client import CONNECT_S, SILENCE_S, VllmClient, open_uds_session
+from engine.backends.vllm_server import PLUGINS, Serving, VllmServer, find_program
+from engine.errors import BackendError
+from engine.types import Clip, ClipTranscript, DecodingOptions, TextDelta
+
+HEALTH_PERIOD_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class _Vllm:
+    """What both kinds have in common: calls, each to the client of its model. Part of `Transcriber`."""
+
+    kind = "vllm"
+
+    def _client(self, model: str) -> VllmClient:
+        """The client of a server that runs. Raises BackendError."""
+        raise NotImplementedError
+
+    async def languages(self, model: str, clip: Clip) -> Mapping[str, float]:
+        return await self._client(model).languages(clip)
+
+    async def transcribe(self, model: str, clip: Clip, options: DecodingOptions) -> ClipTranscript:
+        return await self._client(model).transcribe(clip, options)
+
+    async def stream(
+        self, model: str, clip: Clip, options: DecodingOptions
+    ) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
+        async with aclosing(self._client(model).stream(clip, options)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def metrics(self, model: str) -> tuple[Sample, ...]:
+        """Those of a server's own metrics that may be published, in windows. Raises BackendError."""
+        return await self._client(model).metrics()
+
+
+class VllmTranscriber(_Vllm):
+    """Implements `engine.speech.transcriber.Transcriber` with servers of its own.
+
+    models: for each id the directory of a Whisper checkpoint as Hugging Face has them.
+    program: the `vllm` executable, of an environment in which our distribution is installed too.
+    start_timeout_s: how long each model may take to load.
+    restart_delay_s: the wait before a server that died is replaced; doubled while none answers a call.
+    """
+
+    attached = False
+    plugins = PLUGINS
+
+    def __init__(
+        self,
+        models: Mapping[str, Path],
+        *,
+        program: str = "vllm",
+        serving: Serving | None = None,
+        start_timeout_s: float = 900.0,
+        restart_delay_s: float = 0.5,
+    ) -> None:
+        self._program = program
+        self._serving = serving or Serving()
+        self._start_timeout_s = start_timeout_s
+        self._keepers = {
+            model: Keeper(self._launcher(model, path), name=f"the vLLM server of {model}", delay_s=restart_delay_s)
+            for model, path in models.items()
+        }
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """vLLM's flags and variables, for the statement."""
+        return self._serving.arguments
+
+    @property
+    def slots(self) -> int:
+        """How many clips each model decodes at once."""
+        return self._serving.max_num_seqs
+
+    @property
+    def ready(self) -> bool:
+        servers = [keeper.current for keeper in self._keepers.values()]
+        return bool(servers) and all(server is not None and server.alive for server in servers)
+
+    def server(self, model: str) -> VllmServer:
+        """The server of a model, for tests that look at its processes. Raises BackendError."""
+        keeper = self._keepers.get(model)
+        if keeper is None:
+            raise BackendError("vLLM does not serve this model")
+        if keeper.current is None or not keeper.current.alive:
+            raise BackendError("the vLLM server is not running")
+        return keeper.current
+
+    async def start(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for keeper in self._keepers.values():
+                    group.create_task(keeper.start())
+        except BaseException as exc:
+            await self.close()
+            if isinstance(exc, ExceptionGroup) and exc.subgroup(_is_unexpected) is None:
+                raise BackendError("a vLLM server did not start") from exc
+            raise
+
+    async def close(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for keeper in self._keepers.values():
+                group.create_task(keeper.close())
+
+    def _client(self, model: str) -> VllmClient:
+        return self.server(model).client
+
+    def _launcher(self, model: str, path: Path) -> Callable[[], Awaitable[VllmServer]]:
+        checkpoint = path.absolute()  # vLLM is started elsewhere
+
+        async def launch() -> VllmServer:
+            program = find_program(self._program)
+            return await VllmServer.launch(program, model, checkpoint, self._serving, timeout_s=self._start_timeout_s)
+
+        return launch
+
+
+class AttachedVllm(_Vllm):
+    """Implements `engine.speech.transcriber.Transcriber` with a vLLM server that runs already.
+
+    Who started it, with which flags, patches and plugins, is unknown here: a policy is right to refuse it.
+
+    model: the id of the one model that is served. uds: its Unix socket, or url: its address on this machine.
+    slots: how many clips it is given at once; it may have been started for more or fewer.
+    start_timeout_s: how long to wait for it to answer.
+    """
+
+    attached = True
+    plugins: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        uds: Path | None = None,
+        url: str | None = None,
+        slots: int = 256,
+        start_timeout_s: float = 60.0,
+        health_period_s: float = HEALTH_PERIOD_S,
+    ) -> None:
+        if (uds is None) == (url is None):
+            raise ValueError("a vLLM server is attached to by its socket or by its address")
+        if url is not None and not _is_loopback(url):
+            raise ValueError("a vLLM server that is attached to has to be on this machine")
+        self._model = model
+        self._uds = uds
+        self._url = url
+        self.slots = slots
+        self._start_timeout_s = start_timeout_s
+        self._health_period_s = health_period_s
+        self._session: aiohttp.ClientSession | None = None
+        self._attached_client: VllmClient | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self.ready = False
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """How the server is reached: all that is known of it."""
+        return ("uds",) if self._url is None else ("url",)
+
+    async def start(self) -> None:
+        self._session = self._open_session()
+        base = "http://vllm" if self._url is None else self._url.rstrip("/")
+        client = VllmClient(self._session, self._model, url=base)
+        try:
+            async with asyncio.timeout(self._start_timeout_s):
+                while not await client.healthy():  # noqa: ASYNC110  another process's health is no event of ours
+                    await asyncio.sleep(min(self._health_period_s, 1.0))
+                served = await client.served_models()
+        except TimeoutError as exc:
+            await self.close()
+            raise BackendError("the attached vLLM server does not answer") from exc
+        except BaseException:
+            await self.close()
+            raise
+        name = served[0] if served and self._model not in served else self._model
+        self._attached_client = VllmClient(self._session, name, url=base)
+        self.ready = True
+        # Lives as long as this object, longer than any TaskGroup here could; `close` awaits it.
+        self._watch = asyncio.create_task(self._watch_health(self._attached_client))  # noqa: TID251
+
+    async def close(self) -> None:
+        self.ready = False
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+            await asyncio.wait([watch])
+        if self._session is not None:
+            await self._session.close()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._uds is not None:
+            return open_uds_session(self._uds)
+        return open_session(tls=None, loopback_only=True, connect_timeout_s=CONNECT_S, idle_timeout_s=SILENCE_S)
+
+    async def _watch_health(self, client: VllmClient) -> None:
+        while True:
+            await asyncio.sleep(self._health_period_s)
+            healthy = await client.healthy()
+            if healthy != self.ready:
+                _log.warning("the attached vLLM server %s", "answers again" if healthy else "does not answer")
+            self.ready = healthy
+
+    def _client(self, model: str) -> VllmClient:
+        if model != self._model:
+            raise BackendError("vLLM does not serve this model")
+        if self._attached_client is None:
+            raise BackendError("no vLLM server is attached")
+        return self._attached_client
+
+
+def _is_loopback(url: str) -> bool:
+    """Whether a URL names this machine; the session checks the address itself once more."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname is None:
+        return False
+    try:
+        return ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        return parts.hostname == "localhost"
+
+
+def _is_unexpected(error: BaseException) -> bool:
+    return not isinstance(error, (BackendError, ExceptionGroup))

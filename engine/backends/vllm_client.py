@@ -1,0 +1,183 @@
+"""How does the engine talk to a vLLM server? HTTP over a Unix socket, one request a clip.
+
+A call that is cancelled closes its connection, which is how vLLM learns that it may stop. Errors of vLLM's are not
+passed on in its words: they quote the request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+
+from engine.backends.vllm_answers import (
+    LANGUAGES_FIELDS,
+    STOCK_LANGUAGE_FIELDS,
+    Json,
+    Sample,
+    StreamReader,
+    languages_from_verbose,
+    samples_from_exposition,
+    stream_fields,
+    text_fields,
+    timestamp_fields,
+    to_wav,
+    transcript_from_text,
+    transcript_from_verbose,
+)
+from engine.errors import BackendError
+from engine.types import Clip, ClipTranscript, DecodingOptions, Task, TextDelta
+
+CONNECT_S = 5.0
+SILENCE_S = 300.0
+"""The longest silence on a connection: a clip may wait its turn behind many others before its first byte."""
+
+HEALTH_S = 5.0
+
+MAX_ANSWER_BYTES = 4 << 20
+"""Of 448 tokens come a few kilobytes; vLLM's metrics take some hundred."""
+
+ROUTES = {Task.TRANSCRIBE: "/v1/audio/transcriptions", Task.TRANSLATE: "/v1/audio/translations"}
+
+T = TypeVar("T")
+
+
+def open_uds_session(socket: Path) -> aiohttp.ClientSession:
+    """A session over a Unix socket, with nothing on by default (as `attestation.http.open_session`)."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.UnixConnector(str(socket), limit=0),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_connect=CONNECT_S, sock_read=SILENCE_S),
+    )
+
+
+class VllmClient:
+    """Calls one vLLM server that serves one model.
+
+    model: its name there. served: whether a clip has been answered yet.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, model: str, *, url: str = "http://vllm") -> None:
+        self._session = session
+        self._model = model
+        self._url = url
+        self.served = False
+
+    async def transcribe(self, clip: Clip, options: DecodingOptions) -> ClipTranscript:
+        """Turn one clip into segments with times. Raises BackendError."""
+        route = ROUTES[options.task]
+        answer = await self._ask(route, clip, timestamp_fields(options))
+        transcript = _read(lambda: transcript_from_verbose(answer, clip))
+        if transcript is None:
+            answer = await self._ask(route, clip, text_fields(options))
+            transcript = _read(lambda: transcript_from_text(str(answer["text"]), clip))
+        return transcript
+
+    async def stream(self, clip: Clip, options: DecodingOptions) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
+        """Yield the text of one clip token by token, then the whole. Raises BackendError."""
+        reader = StreamReader(clip)
+        async with self._post(ROUTES[options.task], clip, stream_fields(options)) as response:
+            async for data in response.content.iter_any():
+                for piece in _read(partial(reader.feed, data)):
+                    yield TextDelta(piece)
+        if not reader.complete:
+            raise BackendError("vLLM ended a stream before its end")
+        self.served = True
+        yield reader.transcript()
+
+    async def languages(self, clip: Clip) -> Mapping[str, float]:
+        """The probabilities of the likeliest languages.
+
+        Of a vLLM without our plugin only the language it chose is to be had, and counts as certain. Raises
+        BackendError.
+        """
+        answer = await self._ask(ROUTES[Task.TRANSCRIBE], clip, LANGUAGES_FIELDS)
+        reported = _read(lambda: languages_from_verbose(answer))
+        if reported is None:
+            answer = await self._ask(ROUTES[Task.TRANSCRIBE], clip, STOCK_LANGUAGE_FIELDS)
+            reported = _read(lambda: {str(answer["language"]): 1.0})
+        return reported
+
+    async def healthy(self) -> bool:
+        """Whether the server answers and its engine lives."""
+        try:
+            async with self._session.get(
+                f"{self._url}/health", timeout=aiohttp.ClientTimeout(total=HEALTH_S), allow_redirects=False
+            ) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
+            return False
+
+    async def metrics(self) -> tuple[Sample, ...]:
+        """Those of the server's own metrics that may be published. Raises BackendError."""
+        return tuple(samples_from_exposition((await self._get("/metrics")).decode()))
+
+    async def served_models(self) -> tuple[str, ...]:
+        """The names under which the server serves its model. Raises BackendError."""
+        answer = await self._get("/v1/models")
+        return _read(lambda: tuple(str(model["id"]) for model in json.loads(answer)["data"]))
+
+    async def _get(self, path: str) -> bytes:
+        with _translated():
+            async with self._session.get(f"{self._url}{path}", allow_redirects=False) as response:
+                return await _body(response)
+
+    async def _ask(self, route: str, clip: Clip, fields: Mapping[str, str]) -> Json:
+        async with self._post(route, clip, fields) as response:
+            body = await _body(response)
+        self.served = True
+        return _read(lambda: _object(body))
+
+    @asynccontextmanager
+    async def _post(self, route: str, clip: Clip, fields: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        form = aiohttp.FormData({"model": self._model, **fields})
+        form.add_field("file", to_wav(clip), filename="clip.wav", content_type="audio/wav")
+        with _translated():
+            async with self._session.post(f"{self._url}{route}", data=form, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise BackendError(f"vLLM refused a clip with status {response.status}")
+                yield response
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """Read a whole answer, up to a limit."""
+    if response.status != 200:
+        raise BackendError(f"vLLM answered with status {response.status}")
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            raise BackendError("vLLM gave an answer that is too long")
+    return bytes(body)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise what goes wrong on a connection as BackendError."""
+    try:
+        yield
+    except (aiohttp.ClientError, OSError) as exc:  # a TimeoutError is an OSError
+        raise BackendError("the connection to vLLM failed") from exc
+
+
+def _read(reader: Callable[[], T]) -> T:
+    """Read an answer, or raise BackendError: without its cause, which may quote what was heard."""
+    try:
+        return reader()
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise BackendError("vLLM gave an answer that cannot be read") from None
+
+
+def _object(body: bytes) -> Json:
+    answer = json.loads(body)
+    if not isinstance(answer, dict):
+        raise TypeError("an answer is a JSON object")
+    return answer

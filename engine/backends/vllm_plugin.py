@@ -1,0 +1,41 @@
+"""What does our distribution change in a stock vLLM that it is installed beside?
+
+vLLM finds these entry points by itself and runs `register` in each of its processes (`pyproject.toml`):
+
+    vllm.general_plugins     Whisper's decoder prompt and languages, `engine.backends.vllm_model`; and this file's care
+    vllm.logits_processors   Whisper's decoding rules, `engine.backends.vllm_logits`
+
+Nothing of the engine's is loaded there but these few modules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import resource
+
+from vllm import ModelRegistry
+
+from engine.speech.sandbox import die_with_parent, forbid_dumps
+
+PLUGIN = "sottovoce"
+"""The entry points' name, for vLLM's allow-list `VLLM_PLUGINS`."""
+
+ARCHITECTURE = "WhisperForConditionalGeneration"
+
+
+def register() -> None:
+    """Put our Whisper in the place of vLLM's own; vLLM may call this any number of times."""
+    _harden()
+    # By name, not by class: this runs before vLLM has chosen its device, and importing a model would choose one.
+    ModelRegistry.register_model(ARCHITECTURE, "engine.backends.vllm_model:SottovoceWhisper")
+
+
+def _harden() -> None:
+    """Keep what is heard out of core dumps, and let no engine process outlive its API server."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    parent = multiprocessing.parent_process()
+    with contextlib.suppress(OSError):  # not Linux, where vLLM is for development only
+        forbid_dumps()
+        if parent is not None and parent.pid is not None:
+            die_with_parent(parent.pid)

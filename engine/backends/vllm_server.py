@@ -1,0 +1,293 @@
+"""How does a stock `vllm serve` run so that it keeps what it hears to itself?
+
+One process group per model, started from a clean environment, answering on a Unix socket only its owner can reach.
+What it prints is read and thrown away, but for the cause of its end, which is told in sentences of ours. Its
+temporary files, of which there should be none, would be in memory. It ends with the engine, and leaves no core.
+
+Flags and figures: `vllm serve --help=all`; a clip needs 1500 of the encoder's tokens at once, so that
+`max_num_batched_tokens` says how many clips are heard in one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from engine.backends.vllm_client import VllmClient, open_uds_session
+from engine.errors import BackendError
+
+MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  a directory in memory is the point
+
+HEALTH_PERIOD_S = 0.25
+CLOSE_S = 10.0
+"""How long the API server may take to end its engine process in good order, before both are killed."""
+
+PLUGINS = ("sottovoce",)
+"""The one plugin that is let in, of those installed beside vLLM (`engine.backends.vllm_plugin.PLUGIN`)."""
+
+PASSED_ON = (
+    *("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"),
+    *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
+)
+"""What a GPU, and the compiler of its kernels, need of the engine's environment."""
+
+QUIET = {
+    # Above INFO: there vLLM names the language of each request, and at DEBUG its prompt.
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_PLUGINS": ",".join(PLUGINS),
+    # A clip is 30 s of PCM, less than a megabyte; the header of a crafted one must not claim more.
+    "VLLM_MAX_AUDIO_CLIP_FILESIZE_MB": "1",
+    "VLLM_MAX_AUDIO_DECODE_DURATION_S": "31",
+}
+"""The part of vLLM's environment that decides what it tells and to whom; the statement confesses it."""
+
+CAUSES = {
+    b"out of memory": "vLLM ran out of memory",
+    b"No available memory for the cache blocks": "vLLM has no memory left for clips",
+    b"less than desired GPU memory utilization": "the GPU's memory is in use by another process",
+    b"generation_config.json": "the checkpoint's generation_config.json cannot be read",
+    b"No module named": "vLLM's environment lacks a module",
+    b"unrecognized arguments": "this version of vLLM does not know one of our flags",
+    b"are not supported for now": "vLLM does not support this checkpoint",
+}
+"""What vLLM's output may say about why it ended, and how we say it: the output itself may quote a request."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How vLLM runs its models; the terms are vLLM's.
+
+    max_num_seqs: how many clips are decoded at once. kv_cache_gib: memory for them, on a CPU only.
+    """
+
+    device: str = "cuda"
+    dtype: str = "auto"
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 32_768
+    max_num_queued_reqs: int = 2_048
+    gpu_memory_utilization: float = 0.9
+    kv_cache_gib: int = 1
+    audio_workers: int = 4
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags common to all models."""
+        return (
+            f"--dtype={self.dtype}",
+            "--max-model-len=448",
+            f"--max-num-seqs={self.max_num_seqs}",
+            f"--max-num-batched-tokens={self.max_num_batched_tokens}",
+            f"--max-num-queued-reqs={self.max_num_queued_reqs}",
+            # Sampling defaults are ours, not the checkpoint's.
+            "--generation-config=vllm",
+            "--disable-uvicorn-access-log",
+            "--uvicorn-log-level=warning",
+            "--disable-fastapi-docs",
+            *(
+                ("--enforce-eager",)
+                if self.device == "cpu"
+                else (f"--gpu-memory-utilization={self.gpu_memory_utilization}",)
+            ),
+        )
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables that tune vLLM, beside `QUIET`."""
+        workers = {"VLLM_MAX_AUDIO_PREPROCESS_WORKERS": str(self.audio_workers)}
+        if self.device != "cpu":
+            return workers
+        # `--enforce-eager` leaves some small functions to compile, which takes longer than they ever save.
+        return workers | {"VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib), "TORCHDYNAMO_DISABLE": "1"}
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """All of it for the statement; only the paths of checkpoint and socket are left out."""
+        return (*self.flags, *(f"{name}={value}" for name, value in (QUIET | self.variables).items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """Where one server puts things; only we can enter.
+
+    private: the sockets, and temporary files; in memory if the machine has such a place. caches: compiled kernels and
+    the like, which say nothing of any clip; beside them, unless programs in that memory may not be run.
+    """
+
+    private: Path
+    caches: Path
+
+    @classmethod
+    def make(cls) -> Directories:
+        in_memory = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
+        private = Path(tempfile.mkdtemp(prefix="sottovoce-vllm-", dir=in_memory))
+        if os.statvfs(private).f_flag & os.ST_NOEXEC:
+            caches = Path(tempfile.mkdtemp(prefix="sottovoce-vllm-"))
+        else:
+            caches = private / "cache"
+        for path in (private / "tmp", private / "rpc", caches):
+            path.mkdir(mode=0o700, exist_ok=True)
+        return cls(private, caches)
+
+    @property
+    def socket(self) -> Path:
+        return self.private / "api.sock"
+
+    @property
+    def temporary(self) -> Path:
+        return self.private / "tmp"
+
+    def remove(self) -> None:
+        for path in (self.private, self.caches):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class VllmServer:
+    """One `vllm serve`, from its start to its end. Implements `engine.backends.keeper.ModelServer`."""
+
+    def __init__(self, process: Process, directories: Directories, session: aiohttp.ClientSession, model: str) -> None:
+        self._process = process
+        self._directories = directories
+        self._session = session
+        # Ends with the process it reads from; `close` awaits it.
+        self._reader = asyncio.create_task(_read_causes(process))  # noqa: TID251
+        self.client = VllmClient(session, model)
+
+    @property
+    def served(self) -> bool:
+        return self.client.served
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the API server, which is also the process group's."""
+        return self._process.pid
+
+    @property
+    def directories(self) -> Directories:
+        return self._directories
+
+    @classmethod
+    async def launch(
+        cls, program: Path, model: str, checkpoint: Path, serving: Serving, *, timeout_s: float
+    ) -> VllmServer:
+        """Start vLLM and return once it serves. Raises BackendError."""
+        directories = Directories.make()
+        command = (
+            *(sys.executable, "-P", "-s", "-B", "-m", "engine.backends.vllm_launcher", str(os.getpid())),
+            *(str(program), "serve", str(checkpoint), f"--served-model-name={model}", f"--uds={directories.socket}"),
+            *serving.flags,
+        )
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=STDOUT,
+            env=environment(program, directories) | serving.variables,
+            cwd="/",
+            start_new_session=True,
+        )
+        server = cls(process, directories, open_uds_session(directories.socket), model)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await server._until_healthy()
+        except TimeoutError as exc:
+            await server.close()
+            raise BackendError("vLLM did not load its model in time") from exc
+        except BaseException:
+            await server.close()
+            raise
+        return server
+
+    async def wait(self) -> None:
+        await self._process.wait()
+
+    async def close(self) -> None:
+        await self._session.close()
+        await self._end()
+        await asyncio.to_thread(self._directories.remove)
+
+    async def _until_healthy(self) -> None:
+        while not await self.client.healthy():
+            if not self.alive:
+                raise BackendError("vLLM ended before it had loaded its model")
+            await asyncio.sleep(HEALTH_PERIOD_S)
+
+    async def _end(self) -> None:
+        """End the whole process group: in good order if that is soon, so that vLLM gives shared memory back.
+
+        The group is gone when nobody holds the other end of its output any more.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        await asyncio.wait([self._reader], timeout=CLOSE_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+        await self._reader
+
+
+async def _read_causes(process: Process) -> None:
+    """Read all that a process prints; say at most once, and in our words, what is wrong with it."""
+    output = process.stdout
+    longest, tail, said = max(map(len, CAUSES)), b"", False
+    while output is not None and (piece := await output.read(1 << 16)):
+        text = tail + piece
+        tail = text[-longest:]
+        cause = next((cause for sign, cause in CAUSES.items() if sign in text), None)
+        if cause is not None and not said:
+            said = True
+            _log.error("%s", cause)
+
+
+def environment(program: Path, directories: Directories) -> dict[str, str]:
+    """All that vLLM sees of the environment, but for what tunes it."""
+    caches = str(directories.caches)
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return {
+        **passed_on,
+        **QUIET,
+        "PATH": os.pathsep.join([str(program.parent), passed_on.get("PATH", os.defpath)]),
+        "LC_ALL": "C.UTF-8",
+        "TMPDIR": str(directories.temporary),
+        "VLLM_RPC_BASE_PATH": str(directories.private / "rpc"),
+        # Compiled kernels and the like; nothing from before is trusted, nothing stays.
+        "HOME": caches,
+        "XDG_CACHE_HOME": caches,
+        "VLLM_CACHE_ROOT": caches,
+        "VLLM_CONFIG_ROOT": caches,
+        "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor",
+        # Its parts talk over the loopback interface where they must.
+        "VLLM_HOST_IP": "127.0.0.1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def find_program(program: str) -> Path:
+    """The `vllm` executable. Raises BackendError where there is none."""
+    found = shutil.which(program)
+    if found is None:
+        raise BackendError("there is no such vllm program")
+    return Path(found).absolute()

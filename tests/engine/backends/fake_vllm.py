@@ -1,0 +1,169 @@
+"""Two stand-ins for vLLM: its HTTP routes in the test's own process, and a program that starts like it and says yes.
+
+The program reads what to do from `behaviour.json` in the checkpoint's directory, because nothing of a test's
+environment may reach it, and writes what it was given to `seen.json` there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socketserver
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+Form = dict[str, str | bytes]
+
+
+@dataclass(slots=True)
+class FakeVllm:
+    """Answers like vLLM's API server. answer: what `verbose_json` and `json` requests get, by their fields.
+
+    events: what a streamed request gets. cancelled: how many requests were hung up on while they were `held`.
+    """
+
+    answer: Callable[[Form], Any] = lambda _: {"text": " hello", "segments": []}
+    events: list[bytes] = field(default_factory=list)
+    status: int = 200
+    health: int = 200
+    hold: bool = False
+    metrics: str = ""
+    models: list[str] = field(default_factory=lambda: ["served"])
+    forms: list[Form] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    held: int = 0
+    cancelled: int = 0
+
+    @asynccontextmanager
+    async def listening(self, socket: Path) -> AsyncIterator[None]:
+        """Serve on a Unix socket."""
+        import asyncio
+
+        from aiohttp import web
+
+        async def take(request: web.Request) -> web.StreamResponse:
+            form = await self._read(request)
+            self.forms.append(form)
+            self.paths.append(request.path)
+            self.headers.append(dict(request.headers))
+            if self.hold:
+                self.held += 1
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    self.cancelled += 1
+                    raise
+            if self.status != 200:
+                return web.json_response({"error": {"message": "secret words"}}, status=self.status)
+            if "stream" not in form:
+                return web.json_response(self.answer(form))
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            for event in self.events:
+                await response.write(event)
+            return response
+
+        async def health(_: web.Request) -> web.Response:
+            return web.Response(status=self.health)
+
+        async def metrics(_: web.Request) -> web.Response:
+            return web.Response(text=self.metrics)
+
+        async def models(_: web.Request) -> web.Response:
+            return web.json_response({"data": [{"id": name} for name in self.models]})
+
+        app = web.Application(client_max_size=2 << 20)
+        app.router.add_post("/v1/audio/transcriptions", take)
+        app.router.add_post("/v1/audio/translations", take)
+        app.router.add_get("/health", health)
+        app.router.add_get("/metrics", metrics)
+        app.router.add_get("/v1/models", models)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.UnixSite(runner, str(socket)).start()
+            yield
+        finally:
+            await runner.cleanup()
+
+    @staticmethod
+    async def _read(request: Any) -> Form:
+        form: Form = {}
+        async for part in await request.multipart():
+            form[part.name] = bytes(await part.read()) if part.name == "file" else await part.text()
+        return form
+
+
+def event(**fields: Any) -> bytes:
+    """One event of a stream, as vLLM writes it."""
+    return f"data: {json.dumps({'object': 'transcription.chunk', 'choices': [], **fields})}\n\n".encode()
+
+
+def delta(text: str, **choice: Any) -> bytes:
+    return event(choices=[{"delta": {"content": text}, **choice}])
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def write_program(path: Path) -> Path:
+    """Make an executable that behaves as `main` says."""
+    path.write_text(
+        textwrap.dedent(f"""\
+            #!{sys.executable} -B
+            import importlib.util
+            spec = importlib.util.spec_from_file_location("fake_vllm", {__file__!r})
+            module = importlib.util.module_from_spec(spec)
+            import sys
+            sys.modules["fake_vllm"] = module
+            spec.loader.exec_module(module)
+            module.main()
+            """)
+    )
+    path.chmod(0o755)
+    return path
+
+
+def main() -> None:
+    """Serve `/health` on the socket asked for."""
+    checkpoint = Path(sys.argv[2])
+    behaviour = json.loads((checkpoint / "behaviour.json").read_text())
+    sys.stderr.write(behaviour.get("prints", ""))
+    limits = Path("/proc/self/limits").read_text() if Path("/proc/self/limits").exists() else ""
+    seen = {"arguments": sys.argv[1:], "environment": dict(os.environ), "limits": limits, "pid": os.getpid()}
+    (checkpoint / "seen.json").write_text(json.dumps(seen))
+    if behaviour.get("ends"):
+        sys.exit(3)
+    if behaviour.get("deaf"):
+        time.sleep(3600)
+    [socket] = [argument.removeprefix("--uds=") for argument in sys.argv if argument.startswith("--uds=")]
+    # Like vLLM's engine process: it holds the output open, and hears of no polite request to end.
+    if behaviour.get("child") and os.fork() == 0:
+        (checkpoint / "child.pid").write_text(str(os.getpid()))
+        time.sleep(3600)
+    socketserver.ThreadingUnixStreamServer(socket, Handler).serve_forever()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        """Die in the middle of a request, when a clip arrives."""
+        os._exit(9)
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""

@@ -1,0 +1,520 @@
+"""The vLLM backend against stand-ins: what goes over the socket, what comes of failures, how a server is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from engine.backends import vllm_server
+from engine.backends.vllm import AttachedVllm, VllmTranscriber
+from engine.backends.vllm_answers import Sample
+from engine.backends.vllm_server import Serving
+from engine.errors import BackendError
+from engine.speech.transcriber import Transcriber
+from engine.types import Clip, ClipTranscript, DecodingOptions, Task, TextDelta
+from tests.engine.backends.fake_vllm import DONE, FakeVllm, delta, event, write_program
+from tests.engine.backends.test_vllm_answers import segment
+
+CLIP = Clip(0.0, bytes(32_000))
+ENGLISH = DecodingOptions("en")
+SECRET = "the words of a caller"
+PATIENCE_S = 60
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110  a process tells nobody that it is gone
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def socket() -> Iterator[Path]:
+    """A path short enough for a socket."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory) / "vllm.sock"
+
+
+@asynccontextmanager
+async def attached(fake: FakeVllm, socket: Path, **options: Any) -> AsyncIterator[AttachedVllm]:
+    async with fake.listening(socket):
+        transcriber = AttachedVllm("nano", uds=socket, **options)
+        await transcriber.start()
+        try:
+            yield transcriber
+        finally:
+            await transcriber.close()
+
+
+# --- calls
+
+
+async def test_a_clip_goes_out_as_one_request_and_comes_back_as_segments(socket: Path) -> None:
+    fake = FakeVllm(answer=lambda _: {"segments": [segment(" hello", 0.0, 1.0)], "text": " hello"})
+    async with attached(fake, socket) as transcriber:
+        transcript = await transcriber.transcribe("nano", CLIP, DecodingOptions("de", prompt="gray"))
+    assert transcript.text == " hello"
+    [form] = fake.forms
+    assert (form["model"], form["language"], form["prompt"]) == ("served", "de", "gray")
+    assert isinstance(form["file"], bytes)
+    assert form["file"][:4] == b"RIFF"
+    assert fake.paths == ["/v1/audio/transcriptions"]
+
+
+async def test_a_request_tells_no_more_than_it_must(socket: Path) -> None:
+    fake = FakeVllm(answer=lambda _: {"segments": [segment(" hello", 0.0, 1.0)]})
+    async with attached(fake, socket) as transcriber:
+        await transcriber.transcribe("nano", CLIP, ENGLISH)
+    assert set(fake.headers[0]) == {"Host", "Content-Type", "Content-Length"}
+
+
+async def test_a_translation_has_its_own_route(socket: Path) -> None:
+    fake = FakeVllm(answer=lambda _: {"segments": [segment(" seven", 0.0, 1.0)]})
+    async with attached(fake, socket) as transcriber:
+        await transcriber.transcribe("nano", CLIP, DecodingOptions("de", Task.TRANSLATE))
+    assert fake.paths == ["/v1/audio/translations"]
+
+
+async def test_text_that_was_cut_into_no_segments_is_asked_for_again(socket: Path) -> None:
+    def answer(form: dict[str, str | bytes]) -> dict[str, Any]:
+        return {"segments": [], "text": ""} if form["response_format"] == "verbose_json" else {"text": " hello"}
+
+    fake = FakeVllm(answer=answer)
+    async with attached(fake, socket) as transcriber:
+        transcript = await transcriber.transcribe("nano", CLIP, ENGLISH)
+    assert transcript.text == " hello"
+    assert [(one.start_s, one.end_s) for one in transcript.segments] == [(0.0, 1.0)]
+
+
+async def test_a_stream_is_passed_on_piece_by_piece(socket: Path) -> None:
+    usage = event(usage={"prompt_tokens": 104, "completion_tokens": 2})
+    fake = FakeVllm(events=[delta(" hel"), delta("lo")[:9], delta("lo")[9:], usage, DONE])
+    async with attached(fake, socket) as transcriber:
+        pieces = [piece async for piece in transcriber.stream("nano", CLIP, ENGLISH)]
+    assert pieces[:-1] == [TextDelta(" hel"), TextDelta("lo")]
+    assert isinstance(pieces[-1], ClipTranscript)
+    assert (pieces[-1].text, pieces[-1].output_tokens, pieces[-1].prompt_tokens) == (" hello", 2, 0)
+
+
+async def test_languages_come_with_their_probabilities_from_our_plugin(socket: Path) -> None:
+    fake = FakeVllm(answer=lambda _: {"segments": [segment("<|en|>", 0, 18.0), segment("<|de|>", 18.0, 1.6)]})
+    async with attached(fake, socket) as transcriber:
+        assert await transcriber.languages("nano", CLIP) == pytest.approx({"en": 0.9, "de": 0.08})
+    assert len(fake.forms) == 1
+
+
+async def test_without_our_plugin_the_language_that_vllm_chose_is_certain(socket: Path) -> None:
+    fake = FakeVllm(answer=lambda form: {"segments": [segment(" hm", 0, 1)], "language": form.get("language", "fr")})
+    async with attached(fake, socket) as transcriber:
+        assert await transcriber.languages("nano", CLIP) == {"fr": 1.0}
+
+
+async def test_metrics_are_read_from_the_server(socket: Path) -> None:
+    fake = FakeVllm(metrics='vllm:num_requests_running{model_name="x"} 2.0\nother 1\n')
+    async with attached(fake, socket) as transcriber:
+        assert await transcriber.metrics("nano") == (Sample("vllm:num_requests_running", 2.0),)
+
+
+# --- failures
+
+
+def calls() -> dict[str, Callable[[Transcriber], Any]]:
+    async def stream(transcriber: Transcriber) -> None:
+        async with aclosing(transcriber.stream("nano", CLIP, ENGLISH)) as pieces:
+            async for _ in pieces:
+                pass
+
+    return {
+        "languages": lambda transcriber: transcriber.languages("nano", CLIP),
+        "transcribe": lambda transcriber: transcriber.transcribe("nano", CLIP, ENGLISH),
+        "stream": stream,
+    }
+
+
+@pytest.mark.parametrize("call", calls().values(), ids=calls())
+@pytest.mark.parametrize("status", [301, 400, 404, 500, 503])
+async def test_a_refusal_is_a_backend_error_without_vllms_words(
+    socket: Path, call: Callable[[Transcriber], Any], status: int
+) -> None:
+    async with attached(FakeVllm(status=status), socket) as transcriber:
+        with pytest.raises(BackendError) as raised:
+            await call(transcriber)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("answer", [[], {}, {"segments": 3}, {"segments": [{"text": SECRET}]}])
+async def test_an_answer_that_cannot_be_read_is_a_backend_error(socket: Path, answer: Any) -> None:
+    async with attached(FakeVllm(answer=lambda _: answer), socket) as transcriber:
+        for call in ("languages", "transcribe"):
+            with pytest.raises(BackendError) as raised:
+                await calls()[call](transcriber)
+            assert SECRET not in str(raised.value)
+
+
+async def test_an_answer_that_is_too_long_is_not_read_to_its_end(socket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.backends.vllm_client.MAX_ANSWER_BYTES", 1000)
+    async with attached(FakeVllm(answer=lambda _: {"text": "x" * 2000}), socket) as transcriber:
+        with pytest.raises(BackendError, match="too long"):
+            await transcriber.transcribe("nano", CLIP, ENGLISH)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [],
+        [delta(" hel")],
+        [delta(" hel"), event(error={"message": SECRET})],
+        [delta(" hel"), b"data: {\n\n", DONE],
+        [delta("x" * (1 << 20)), DONE],
+    ],
+    ids=["nothing", "no end", "an error", "no event", "an endless line"],
+)
+async def test_a_stream_that_goes_wrong_is_a_backend_error(socket: Path, events: list[bytes]) -> None:
+    async with attached(FakeVllm(events=events), socket) as transcriber:
+        with pytest.raises(BackendError) as raised:
+            await calls()["stream"](transcriber)
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("call", calls().values(), ids=calls())
+async def test_a_server_that_is_gone_is_a_backend_error(socket: Path, call: Callable[[Transcriber], Any]) -> None:
+    fake = FakeVllm(hold=True)
+    async with Half() as half, asyncio.TaskGroup() as group:
+        transcriber = await half.enter(fake, socket)
+
+        async def fails() -> None:
+            with pytest.raises(BackendError):
+                await call(transcriber)
+
+        task = group.create_task(fails())
+        await until(lambda: fake.held == 1)
+        await half.stop_server()
+        await task
+
+
+@pytest.mark.parametrize("call", calls().values(), ids=calls())
+async def test_cancelling_a_call_hangs_up(socket: Path, call: Callable[[Transcriber], Any]) -> None:
+    fake = FakeVllm(hold=True)
+    async with attached(fake, socket) as transcriber:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(call(transcriber))
+            await until(lambda: fake.held == 1)
+            task.cancel()
+        await until(lambda: fake.cancelled == 1)
+
+
+class Half:
+    """An attached transcriber whose server can be stopped first."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def enter(self, fake: FakeVllm, socket: Path) -> AttachedVllm:
+        self._server = fake.listening(socket)
+        await self._server.__aenter__()
+        self._transcriber = AttachedVllm("nano", uds=socket)
+        await self._transcriber.start()
+        return self._transcriber
+
+    async def stop_server(self) -> None:
+        await self._server.__aexit__(None, None, None)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transcriber.close()
+
+
+# --- a server that runs already
+
+
+async def test_being_attached_is_confessed(socket: Path) -> None:
+    transcriber = AttachedVllm("nano", uds=socket)
+    assert (transcriber.kind, transcriber.attached, transcriber.plugins, transcriber.arguments) == (
+        "vllm",
+        True,
+        (),
+        ("uds",),
+    )
+    assert AttachedVllm("nano", url="http://127.0.0.1:8000").arguments == ("url",)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://192.0.2.1:8000", "http://vllm:8000", "https://127.0.0.1", "http://", "/run/vllm.sock"]
+)
+def test_a_server_on_another_machine_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="on this machine"):
+        AttachedVllm("nano", url=url)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://[::1]:8000/", "http://localhost:8000"])
+def test_a_server_on_this_machine_may_be_named_by_its_address(url: str) -> None:
+    assert AttachedVllm("nano", url=url).attached
+
+
+def test_socket_and_address_are_one_too_many(socket: Path) -> None:
+    for options in ({}, {"uds": socket, "url": "http://127.0.0.1:8000"}):
+        with pytest.raises(ValueError, match="its socket or by its address"):
+            AttachedVllm("nano", **options)  # type: ignore[arg-type]
+
+
+async def test_a_server_that_does_not_answer_is_a_backend_error(socket: Path) -> None:
+    transcriber = AttachedVllm("nano", uds=socket, start_timeout_s=0.05, health_period_s=0.01)
+    with pytest.raises(BackendError, match="does not answer"):
+        await transcriber.start()
+    assert not transcriber.ready
+    await transcriber.close()
+
+
+async def test_readiness_follows_the_servers_health(socket: Path) -> None:
+    fake = FakeVllm()
+    async with attached(fake, socket, health_period_s=0.01) as transcriber:
+        assert transcriber.ready
+        fake.health = 503
+        await until(lambda: not transcriber.ready)
+        fake.health = 200
+        await until(lambda: transcriber.ready)
+    assert not transcriber.ready
+
+
+async def test_only_the_attached_model_is_served(socket: Path) -> None:
+    async with attached(FakeVllm(models=["nano", "other"]), socket) as transcriber:
+        with pytest.raises(BackendError):
+            await transcriber.transcribe("other", CLIP, ENGLISH)
+
+
+# --- a server of its own
+
+
+class Checkpoint:
+    """A directory that tells the stand-in program what to do, and hears what it saw."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def behave(self, **behaviour: Any) -> None:
+        (self.directory / "behaviour.json").write_text(json.dumps(behaviour))
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        seen: dict[str, Any] = json.loads((self.directory / "seen.json").read_text())
+        return seen
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    (tmp_path / "checkpoint").mkdir()
+    made = Checkpoint(tmp_path / "checkpoint")
+    made.behave()
+    return made
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    return str(write_program(tmp_path / "vllm"))
+
+
+@pytest.fixture
+async def transcriber(checkpoint: Checkpoint, program: str) -> AsyncIterator[VllmTranscriber]:
+    made = VllmTranscriber({"nano": checkpoint.directory}, program=program, restart_delay_s=0)
+    await made.start()
+    yield made
+    await made.close()
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, though nobody may have reaped it."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+async def test_a_server_is_started_with_the_flags_that_are_confessed(
+    transcriber: VllmTranscriber, checkpoint: Checkpoint
+) -> None:
+    assert transcriber.ready
+    arguments, environment = checkpoint.seen["arguments"], checkpoint.seen["environment"]
+    assert arguments[:2] == ["serve", str(checkpoint.directory)]
+    own = {f"--uds={transcriber.server('nano').directories.socket}", "--served-model-name=nano"}
+    flags = {argument for argument in transcriber.arguments if argument.startswith("--")}
+    assert set(arguments[2:]) == flags | own
+    variables = set(transcriber.arguments) - flags
+    assert variables == {f"{name}={value}" for name, value in environment.items()} & variables
+    assert "VLLM_LOGGING_LEVEL=WARNING" in variables
+    assert not {"--enable-log-requests", "--enable-log-outputs"} & flags
+    assert (transcriber.kind, transcriber.attached, transcriber.plugins) == ("vllm", False, ("sottovoce",))
+
+
+async def test_a_server_sees_nothing_of_the_engines_environment(
+    checkpoint: Checkpoint, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOTTOVOCE_SECRET", SECRET)
+    monkeypatch.setenv("HTTPS_PROXY", "http://192.0.2.1")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    transcriber = VllmTranscriber({"nano": checkpoint.directory}, program=program)
+    await transcriber.start()
+    await transcriber.close()
+    environment = checkpoint.seen["environment"]
+    assert not {"SOTTOVOCE_SECRET", "HTTPS_PROXY", "PYTHONPATH"} & environment.keys()
+    assert SECRET not in environment.values()
+
+
+async def test_a_servers_files_are_where_only_its_owner_can_enter_and_go_with_it(
+    checkpoint: Checkpoint, program: str
+) -> None:
+    transcriber = VllmTranscriber({"nano": checkpoint.directory}, program=program)
+    await transcriber.start()
+    directories = transcriber.server("nano").directories
+    assert directories.private.stat().st_mode & 0o777 == 0o700
+    assert directories.socket.parent == directories.private
+    assert checkpoint.seen["environment"]["TMPDIR"] == str(directories.temporary)
+    if vllm_server.MEMORY_DIRECTORY.is_dir():
+        assert vllm_server.MEMORY_DIRECTORY in directories.temporary.parents
+    await transcriber.close()
+    assert not directories.private.exists()
+    assert not directories.caches.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="read from Linux's /proc")
+async def test_a_server_leaves_no_core_and_leads_a_group_of_its_own(
+    transcriber: VllmTranscriber, checkpoint: Checkpoint
+) -> None:
+    [core] = [line for line in checkpoint.seen["limits"].splitlines() if line.startswith("Max core file size")]
+    assert core.split()[4:6] == ["0", "0"]
+    pid = transcriber.server("nano").pid
+    assert checkpoint.seen["pid"] == pid == os.getpgid(pid)
+
+
+async def test_a_server_that_dies_in_a_call_fails_it_and_is_replaced(transcriber: VllmTranscriber) -> None:
+    first = transcriber.server("nano").pid
+    with pytest.raises(BackendError):
+        await transcriber.transcribe("nano", CLIP, ENGLISH)
+    await until(lambda: transcriber.ready and transcriber.server("nano").pid != first)
+
+
+async def test_while_a_server_is_replaced_calls_fail_and_the_backend_is_not_ready(
+    transcriber: VllmTranscriber, checkpoint: Checkpoint
+) -> None:
+    checkpoint.behave(ends=True)
+    os.kill(transcriber.server("nano").pid, signal.SIGKILL)
+    await until(lambda: not transcriber.ready)
+    for call in calls().values():
+        with pytest.raises(BackendError):
+            await call(transcriber)
+    checkpoint.behave()
+    await until(lambda: transcriber.ready)
+
+
+async def test_what_a_server_leaves_behind_is_ended_with_it(
+    checkpoint: Checkpoint, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_server, "CLOSE_S", 0.2)
+    checkpoint.behave(child=True)
+    transcriber = VllmTranscriber({"nano": checkpoint.directory}, program=program)
+    await transcriber.start()
+    child = int((checkpoint.directory / "child.pid").read_text())
+    await transcriber.close()
+    await until(lambda: is_gone(child))
+
+
+async def test_a_server_that_cannot_start_is_a_backend_error(checkpoint: Checkpoint, program: str) -> None:
+    checkpoint.behave(ends=True)
+    transcriber = VllmTranscriber({"nano": checkpoint.directory}, program=program)
+    with pytest.raises(BackendError):
+        await transcriber.start()
+    assert not transcriber.ready
+    await transcriber.close()
+
+
+async def test_of_several_servers_all_are_ended_when_one_cannot_start(
+    checkpoint: Checkpoint, program: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken").mkdir()
+    broken = Checkpoint(tmp_path / "broken")
+    broken.behave(ends=True)
+    transcriber = VllmTranscriber({"nano": checkpoint.directory, "broken": broken.directory}, program=program)
+    with pytest.raises(BackendError):
+        await transcriber.start()
+    if (checkpoint.directory / "seen.json").exists():
+        await until(lambda: is_gone(checkpoint.seen["pid"]))
+
+
+async def test_a_server_that_never_answers_is_given_up(checkpoint: Checkpoint, program: str) -> None:
+    checkpoint.behave(deaf=True)
+    transcriber = VllmTranscriber({"nano": checkpoint.directory}, program=program, start_timeout_s=3)
+    with pytest.raises(BackendError):
+        await transcriber.start()
+    await until(lambda: is_gone(checkpoint.seen["pid"]))
+
+
+@pytest.mark.parametrize("name", ["no-such-vllm", "/no/such/vllm"])
+async def test_a_program_that_is_not_there_is_a_backend_error(checkpoint: Checkpoint, name: str) -> None:
+    with pytest.raises(BackendError):
+        await VllmTranscriber({"nano": checkpoint.directory}, program=name).start()
+
+
+async def test_a_model_that_is_not_served_is_a_backend_error(transcriber: VllmTranscriber) -> None:
+    with pytest.raises(BackendError):
+        await transcriber.transcribe("other", CLIP, ENGLISH)
+
+
+async def test_closing_twice_is_safe(transcriber: VllmTranscriber) -> None:
+    await transcriber.close()
+    await transcriber.close()
+    assert not transcriber.ready
+
+
+async def test_what_a_server_prints_is_told_in_our_words_only(
+    checkpoint: Checkpoint, program: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    checkpoint.behave(ends=True, prints=f"RuntimeError: CUDA out of memory while hearing {SECRET}")
+    with pytest.raises(BackendError) as raised:
+        await VllmTranscriber({"nano": checkpoint.directory}, program=program).start()
+    assert "vLLM ran out of memory" in caplog.text
+    assert SECRET not in caplog.text + str(raised.value) + "".join(capfd.readouterr())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a server ends when the engine closes it")
+async def test_a_server_does_not_outlive_an_engine_that_is_killed(checkpoint: Checkpoint, program: str) -> None:
+    script = f"""
+import asyncio, pathlib
+from engine.backends.vllm import VllmTranscriber
+async def main():
+    transcriber = VllmTranscriber({{"nano": pathlib.Path({str(checkpoint.directory)!r})}}, program={program!r})
+    await transcriber.start()
+    print(transcriber.server("nano").directories.private, flush=True)
+    await asyncio.sleep(3600)
+asyncio.run(main())
+"""
+    engine = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    assert engine.stdout
+    private = Path((await engine.stdout.readline()).decode().strip())
+    engine.kill()
+    await engine.wait()
+    await until(lambda: is_gone(checkpoint.seen["pid"]))
+    for left in private.rglob("*"):
+        assert not left.is_file(), "a stand-in writes no files; vLLM's are in memory"
+    await asyncio.to_thread(vllm_server.Directories(private, private).remove)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_tuning_is_in_the_arguments(device: str) -> None:
+    serving = Serving(device=device, dtype="bfloat16", max_num_seqs=7, gpu_memory_utilization=0.5, kv_cache_gib=3)
+    assert {"--dtype=bfloat16", "--max-num-seqs=7"} < set(serving.arguments)
+    assert ("--gpu-memory-utilization=0.5" in serving.arguments) == (device == "cuda")
+    assert ("VLLM_CPU_KVCACHE_SPACE=3" in serving.arguments) == (device == "cpu")
+
+
+def test_both_kinds_are_transcribers(socket: Path) -> None:
+    both: tuple[Transcriber, ...] = (VllmTranscriber({}), AttachedVllm("nano", uds=socket))
+    assert not any(one.ready for one in both)

@@ -1,0 +1,45 @@
+"""Attaching to a vLLM that runs already: only where it makes sense, and always confessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from engine.settings import BackendKind, EngineSettings
+
+
+def settings(model: Path, *, models: int = 1, backend: str = "vllm", **options: Any) -> EngineSettings:
+    given = {
+        "model": tuple(f"m{number}={model}" for number in range(models)),
+        "backend": backend,
+        "insecure_evidence": True,
+        **options,
+    }
+    return EngineSettings.model_validate(given)
+
+
+def test_a_vllm_of_our_own_is_not_attached(tmp_path: Path) -> None:
+    chosen = settings(tmp_path)
+    assert chosen.backend is BackendKind.VLLM
+    assert not chosen.attaches
+
+
+@pytest.mark.parametrize("way", [{"vllm_uds": "/run/vllm.sock"}, {"vllm_url": "http://127.0.0.1:8000"}])
+def test_a_vllm_that_runs_already_is_attached(tmp_path: Path, way: dict[str, Any]) -> None:
+    assert settings(tmp_path, **way).attaches
+
+
+MISTAKES: dict[str, dict[str, Any]] = {
+    "both ways at once": {"vllm_uds": "/run/vllm.sock", "vllm_url": "http://127.0.0.1:8000"},
+    "two models": {"vllm_url": "http://127.0.0.1:8000", "models": 2},
+    "another backend": {"vllm_uds": "/run/vllm.sock", "backend": "faster-whisper"},
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_attaching_where_it_makes_no_sense_is_refused(tmp_path: Path, mistake: str) -> None:
+    with pytest.raises(ValidationError, match="vllm"):
+        settings(tmp_path, **MISTAKES[mistake])
