@@ -34,7 +34,7 @@ class WholePromptProcessor(WhisperMultiModalProcessor):  # type: ignore[misc]  #
     skip_decoder_start_token: bool = True
 
 
-@MULTIMODAL_REGISTRY.register_processor(  # type: ignore[untyped-decorator]  # likewise
+@MULTIMODAL_REGISTRY.register_processor(  # likewise
     WholePromptProcessor, info=WhisperProcessingInfo, dummy_inputs=WhisperDummyInputsBuilder
 )
 class SottovoceWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]  # vLLM is not installed here
