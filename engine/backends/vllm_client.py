@@ -44,6 +44,9 @@ MAX_ANSWER_BYTES = 4 << 20
 
 ROUTES = {Task.TRANSCRIBE: "/v1/audio/transcriptions", Task.TRANSLATE: "/v1/audio/translations"}
 
+ONE_CALL = {"Connection": "close"}
+"""vLLM closes an idle connection after 5 s, perhaps just as a clip is sent over it; a new one costs nothing."""
+
 T = TypeVar("T")
 
 
@@ -109,8 +112,9 @@ class VllmClient:
     async def healthy(self) -> bool:
         """Whether the server answers and its engine lives."""
         try:
+            timeout = aiohttp.ClientTimeout(total=HEALTH_S)
             async with self._session.get(
-                f"{self._url}/health", timeout=aiohttp.ClientTimeout(total=HEALTH_S), allow_redirects=False
+                f"{self._url}/health", headers=ONE_CALL, timeout=timeout, allow_redirects=False
             ) as response:
                 return response.status == 200
         except (aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
@@ -127,7 +131,7 @@ class VllmClient:
 
     async def _get(self, path: str) -> bytes:
         with _translated():
-            async with self._session.get(f"{self._url}{path}", allow_redirects=False) as response:
+            async with self._session.get(f"{self._url}{path}", headers=ONE_CALL, allow_redirects=False) as response:
                 return await _body(response)
 
     async def _ask(self, route: str, clip: Clip, fields: Mapping[str, str]) -> Json:
@@ -141,7 +145,9 @@ class VllmClient:
         form = aiohttp.FormData({"model": self._model, **fields})
         form.add_field("file", to_wav(clip), filename="clip.wav", content_type="audio/wav")
         with _translated():
-            async with self._session.post(f"{self._url}{route}", data=form, allow_redirects=False) as response:
+            async with self._session.post(
+                f"{self._url}{route}", data=form, headers=ONE_CALL, allow_redirects=False
+            ) as response:
                 if response.status != 200:
                     raise BackendError(f"vLLM refused a clip with status {response.status}")
                 yield response

@@ -74,7 +74,8 @@ _log = logging.getLogger(__name__)
 class Serving:
     """How vLLM runs its models; the terms are vLLM's.
 
-    max_num_seqs: how many clips are decoded at once. kv_cache_gib: memory for them, on a CPU only.
+    max_num_seqs: how many clips are decoded at once. gpu_memory_utilization: of each server; those of several models
+    on one GPU share it between them. kv_cache_gib: memory for clips, on a CPU only.
     """
 
     device: str = "cuda"

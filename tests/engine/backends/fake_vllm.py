@@ -6,6 +6,7 @@ environment may reach it, and writes what it was given to `seen.json` there.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socketserver
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from aiohttp import BodyPartReader, web
 
 Form = dict[str, str | bytes]
 
@@ -34,6 +37,7 @@ class FakeVllm:
     status: int = 200
     health: int = 200
     hold: bool = False
+    hold_stream: bool = False
     metrics: str = ""
     models: list[str] = field(default_factory=lambda: ["served"])
     forms: list[Form] = field(default_factory=list)
@@ -45,47 +49,10 @@ class FakeVllm:
     @asynccontextmanager
     async def listening(self, socket: Path) -> AsyncIterator[None]:
         """Serve on a Unix socket."""
-        import asyncio
-
-        from aiohttp import web
-
-        async def take(request: web.Request) -> web.StreamResponse:
-            form = await self._read(request)
-            self.forms.append(form)
-            self.paths.append(request.path)
-            self.headers.append(dict(request.headers))
-            if self.hold:
-                self.held += 1
-                try:
-                    await asyncio.Event().wait()
-                except asyncio.CancelledError:
-                    self.cancelled += 1
-                    raise
-            if self.status != 200:
-                return web.json_response({"error": {"message": "secret words"}}, status=self.status)
-            if "stream" not in form:
-                return web.json_response(self.answer(form))
-            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-            await response.prepare(request)
-            for event in self.events:
-                await response.write(event)
-            return response
-
-        async def health(_: web.Request) -> web.Response:
-            return web.Response(status=self.health)
-
-        async def metrics(_: web.Request) -> web.Response:
-            return web.Response(text=self.metrics)
-
-        async def models(_: web.Request) -> web.Response:
-            return web.json_response({"data": [{"id": name} for name in self.models]})
-
         app = web.Application(client_max_size=2 << 20)
-        app.router.add_post("/v1/audio/transcriptions", take)
-        app.router.add_post("/v1/audio/translations", take)
-        app.router.add_get("/health", health)
-        app.router.add_get("/metrics", metrics)
-        app.router.add_get("/v1/models", models)
+        app.router.add_post("/v1/audio/transcriptions", self._take)
+        app.router.add_post("/v1/audio/translations", self._take)
+        app.router.add_get("/{tail:.*}", self._tell)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -94,11 +61,47 @@ class FakeVllm:
         finally:
             await runner.cleanup()
 
+    async def _take(self, request: web.Request) -> web.StreamResponse:
+        form = await self._read(request)
+        self.forms.append(form)
+        self.paths.append(request.path)
+        self.headers.append(dict(request.headers))
+        if self.hold:
+            await self._wait()
+        if self.status != 200:
+            return web.json_response({"error": {"message": "secret words"}}, status=self.status)
+        return await self._stream(request) if "stream" in form else web.json_response(self.answer(form))
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for data in self.events:
+            await response.write(data)
+        if self.hold_stream:
+            await self._wait()
+        return response
+
+    async def _wait(self) -> None:
+        self.held += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def _tell(self, request: web.Request) -> web.Response:
+        if request.path == "/metrics":
+            return web.Response(text=self.metrics)
+        if request.path == "/v1/models":
+            return web.json_response({"data": [{"id": name} for name in self.models]})
+        return web.Response(status=self.health)
+
     @staticmethod
-    async def _read(request: Any) -> Form:
+    async def _read(request: web.Request) -> Form:
         form: Form = {}
         async for part in await request.multipart():
-            form[part.name] = bytes(await part.read()) if part.name == "file" else await part.text()
+            assert isinstance(part, BodyPartReader)
+            form[part.name or ""] = bytes(await part.read()) if part.name == "file" else await part.text()
         return form
 
 

@@ -75,7 +75,8 @@ async def test_a_request_tells_no_more_than_it_must(socket: Path) -> None:
     fake = FakeVllm(answer=lambda _: {"segments": [segment(" hello", 0.0, 1.0)]})
     async with attached(fake, socket) as transcriber:
         await transcriber.transcribe("nano", CLIP, ENGLISH)
-    assert set(fake.headers[0]) == {"Host", "Content-Type", "Content-Length"}
+    assert set(fake.headers[0]) == {"Host", "Content-Type", "Content-Length", "Connection"}
+    assert fake.headers[0]["Connection"] == "close", "or a clip may meet a connection that vLLM is closing"
 
 
 async def test_a_translation_has_its_own_route(socket: Path) -> None:
@@ -200,6 +201,14 @@ async def test_a_server_that_is_gone_is_a_backend_error(socket: Path, call: Call
         await until(lambda: fake.held == 1)
         await half.stop_server()
         await task
+
+
+async def test_closing_a_stream_hangs_up(socket: Path) -> None:
+    fake = FakeVllm(events=[delta(" hel")], hold_stream=True)
+    async with attached(fake, socket) as transcriber:
+        async with aclosing(transcriber.stream("nano", CLIP, ENGLISH)) as pieces:
+            assert await anext(pieces) == TextDelta(" hel")
+        await until(lambda: fake.cancelled == 1)
 
 
 @pytest.mark.parametrize("call", calls().values(), ids=calls())
