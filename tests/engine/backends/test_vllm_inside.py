@@ -18,10 +18,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[str, str]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What went wrong with each check, all run by one process."""
     python = find_vllm().with_name("python")
-    environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "HOME": "/nowhere"}
+    home = str(tmp_path_factory.mktemp("home"))
+    environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "HOME": home}
     command = [str(python), "-P", "-s", "-B", str(SCRIPT), str(CHECKPOINT)]
     done = subprocess.run(command, capture_output=True, check=False, timeout=LIMIT_S, env=environment, cwd="/")
     assert done.returncode == 0, done.stderr.decode()
