@@ -27,7 +27,7 @@ from attestation.errors import EvidenceError, FetchError, PolicyError, RefusedEr
 from attestation.fetch import FETCH_TIMEOUT_S, fetch_document, parse_engine_url
 from attestation.http import environment_proxy, open_session
 from attestation.policy import Policy, read_policy
-from attestation.program import ExitCode, project_version
+from attestation.program import ExitCode, VersionOption
 from attestation.statement import Statement, parse_statement
 from attestation.types import NONCE_BYTES, Check, CheckStatus, EvidenceKind, Nonce
 from attestation.verify import AttestationResult, verify
@@ -46,18 +46,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(project_version())
-        raise typer.Exit
-
-
 @app.callback()
-def root(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
+def root(_version: VersionOption = False) -> None:
     """Ask who is at the other end, and judge the answer."""
 
 

@@ -47,6 +47,18 @@ def project_version() -> str:
         return "0+source"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(project_version())
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+]
+"""The `--version` of every program, for its root command."""
+
+
 class ExitCode(IntEnum):
     """Documented in the README; scripts rely on them."""
 

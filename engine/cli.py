@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attestation.program import configure_logging, project_version, run, settings_command
+from attestation.program import VersionOption, configure_logging, run, settings_command
 from engine import keys_cli
 from engine.settings import EngineSettings
 from engine.weights import weights_digest
@@ -21,18 +21,8 @@ app = typer.Typer(
 app.add_typer(keys_cli.app, name="keys")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(project_version())
-        raise typer.Exit
-
-
 @app.callback()
-def root(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
+def root(_version: VersionOption = False) -> None:
     """Serve speech-to-text from inside a confidential VM."""
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from attestation.program import ExitCode, configure_logging, run, settings_command
+from attestation.program import ExitCode, VersionOption, configure_logging, run, settings_command
 from proxy.settings import DEFAULT_PORT, DEFAULT_STATUS_LISTEN, ProxySettings
 
 app = typer.Typer(
@@ -35,20 +35,8 @@ Token = Annotated[
 ]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from proxy.telemetry import program_version  # noqa: PLC0415
-
-        typer.echo(program_version())
-        raise typer.Exit
-
-
 @app.callback()
-def root(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
+def root(_version: VersionOption = False) -> None:
     """Speech-to-text that only the attested machine hears."""
 
 

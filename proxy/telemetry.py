@@ -7,22 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from attestation.program import project_version
+
 PREFIX = "sottovoce_proxy"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 DURATION_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 3600)
-
-
-def program_version() -> str:
-    """Of the package that is installed."""
-    try:
-        return version("sottovoce")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class Telemetry:
@@ -33,7 +26,7 @@ class Telemetry:
         self._requests()
         self._attestation()
         build = self._gauge("build_info", "The version that runs; the value is always 1.", ["version"])
-        build.labels(version=program_version()).set(1)
+        build.labels(version=project_version()).set(1)
 
     def _requests(self) -> None:
         self._in_flight = self._gauge("requests_in_flight", "Requests of apps that are being answered.")
