@@ -119,4 +119,4 @@ class EvidenceDesk:
                 evidence = await self._attester.collect(report_data(nonces, statement, devices))
         except TimeoutError as exc:
             raise FetchError("collecting evidence took too long") from exc
-        return AttestationDocument(nonces, statement, evidence, devices)
+        return AttestationDocument(nonces, statement, evidence, devices, evidence.collateral)

@@ -6,25 +6,41 @@
      "nonces": ["<64 hex>", ...],              one collection answers up to 64 waiting clients
      "statement": "<base64>",                  exact bytes
      "evidence": {"kind": "...", "report": "<base64>"},
-     "device_evidence": "<base64>"}            exact bytes, empty when there are no devices
+     "device_evidence": "<base64>",            exact bytes, empty when there are no devices
+     "collateral": [{"kind": "...", "name": "...", "data": "<base64>"}, ...]}
+
+Collateral is what the engine had at hand of certificates, revocation lists and reference values. It may be missing, and
+`report_data` does not commit to it: every piece is signed by somebody else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from attestation import strictjson
 from attestation.errors import EvidenceError
 from attestation.statement import MAX_NONCES
-from attestation.types import NONCE_BYTES, DeviceEvidence, Evidence, EvidenceKind, Nonce, StatementBytes
-from attestation.validation import STRICT, Base64, VersionOne, validate
+from attestation.types import (
+    NONCE_BYTES,
+    Collateral,
+    CollateralKey,
+    CollateralKind,
+    DeviceEvidence,
+    Evidence,
+    EvidenceKind,
+    Nonce,
+    StatementBytes,
+)
+from attestation.validation import STRICT, Base64, Label, VersionOne, validate
 
 WELL_KNOWN_PATH = "/.well-known/sottovoce-attestation"
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 """Eight GPUs with certificate chains and collateral stay under 1 MiB."""
+MAX_COLLATERAL = 256
+"""Pieces: eight GPUs and four switches have some 90, most of them revocation answers."""
 
 
 def parse_nonce(value: object) -> Nonce:
@@ -45,6 +61,20 @@ class _EvidenceMember:
 
 
 @dataclass(frozen=True, slots=True)
+class _CollateralMember:
+    __pydantic_config__ = STRICT
+    kind: CollateralKind
+    name: Label
+    data: Base64
+
+
+def _named_once(pieces: tuple[_CollateralMember, ...]) -> tuple[_CollateralMember, ...]:
+    if len({(piece.kind, piece.name) for piece in pieces}) != len(pieces):
+        raise ValueError("a piece is given twice")
+    return pieces
+
+
+@dataclass(frozen=True, slots=True)
 class _DocumentMembers:
     __pydantic_config__ = STRICT
     version: VersionOne
@@ -52,6 +82,9 @@ class _DocumentMembers:
     statement: Base64
     evidence: _EvidenceMember
     device_evidence: Base64
+    collateral: Annotated[
+        tuple[_CollateralMember, ...], Field(max_length=MAX_COLLATERAL), AfterValidator(_named_once)
+    ] = ()
 
 
 _DOCUMENT = TypeAdapter(_DocumentMembers)
@@ -65,6 +98,7 @@ class AttestationDocument:
     statement: StatementBytes
     evidence: Evidence
     device_evidence: DeviceEvidence
+    collateral: Collateral = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The document as it is answered and saved."""
@@ -75,6 +109,9 @@ class AttestationDocument:
                 statement=self.statement,
                 evidence=_EvidenceMember(self.evidence.kind, self.evidence.report),
                 device_evidence=self.device_evidence,
+                collateral=tuple(
+                    _CollateralMember(key.kind, key.name, data) for key, data in sorted(self.collateral.items())
+                ),
             )
         )
 
@@ -90,4 +127,5 @@ def parse_document(data: bytes) -> AttestationDocument:
         statement=StatementBytes(members.statement),
         evidence=Evidence(members.evidence.kind, members.evidence.report),
         device_evidence=DeviceEvidence(members.device_evidence),
+        collateral={CollateralKey(piece.kind, piece.name): piece.data for piece in members.collateral},
     )

@@ -121,7 +121,7 @@ class Policy:
     @property
     def kinds(self) -> frozenset[EvidenceKind]:
         """The kinds of evidence accepted."""
-        return frozenset(kind for kind in EvidenceKind if getattr(self, kind) is not None)
+        return frozenset(kind for kind in EvidenceKind if getattr(self, kind, None) is not None)
 
     @property
     def is_insecure(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import NewType
 
@@ -27,14 +29,10 @@ class EvidenceKind(StrEnum):
 
     INSECURE = "insecure"
     """Development only: proves nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What an attester produced; `report` is in the form its kind defines."""
-
-    kind: EvidenceKind
-    report: bytes
+    SNP = "snp"
+    """An AMD SEV-SNP attestation report."""
+    TDX = "tdx"
+    """An Intel TDX quote."""
 
 
 class CheckStatus(StrEnum):
@@ -73,13 +71,63 @@ def judged(name: str, ok: bool, if_ok: str, if_not: str) -> Check:
     return passed(name, if_ok) if ok else failed(name, if_not)
 
 
+class CollateralKind(StrEnum):
+    """Signed statements of others that an appraisal needs beside the evidence. All of them authenticate themselves."""
+
+    SNP_VEK = "snp-vek"
+    """A VCEK or VLEK certificate, DER. Name: `{vcek|vlek}/{product or -}/{chip_id, hex}/{reported_tcb, 16 hex}`."""
+    SNP_CHAIN = "snp-chain"
+    """ASK or ASVK, then ARK, PEM, as AMD's KDS answers. Name: `{vcek|vlek}/{product}`."""
+    SNP_CRL = "snp-crl"
+    """Revoked ASKs or ASVKs, a DER CRL signed by the ARK. Name: `{vcek|vlek}/{product}`."""
+    TDX = "tdx"
+    """TCB info, QE identity, CRLs and chains: the JSON of `dcap_qvl`. Name: `{fmspc, hex}/{processor|platform}`."""
+    GPU_RIM = "gpu-rim"
+    """NVIDIA's reference values, a signed SWID document. Name: its RIM id."""
+    GPU_OCSP = "gpu-ocsp"
+    """A DER OCSP response (RFC 6960). Name: the DER request that it answers, without a nonce, hex."""
+    GPU_NRAS = "gpu-nras"
+    """NVIDIA's own verdict over the device evidence, as JSON. Name: `{gpu|switch}/{device nonce, hex}`."""
+    GPU_NRAS_KEYS = "gpu-nras-keys"
+    """The JWKS that signs those verdicts. Name: `jwks`."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CollateralKey:
+    """What a piece of collateral is looked up by."""
+
+    kind: CollateralKind
+    name: str
+
+
+Collateral = Mapping[CollateralKey, bytes]
+"""Whatever collateral is at hand, from wherever: nothing in it is believed before its signature is checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an attester produced.
+
+    report: in the form its kind defines. collateral: what came with it, such as a certificate table.
+    """
+
+    kind: EvidenceKind
+    report: bytes
+    collateral: Collateral = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Appraisal:
     """What the rules of one kind of evidence say of a report.
 
     checks: whether the report is authentic, and whether the machine it speaks of is acceptable.
-    reported: the report_data it carries; None when the report cannot be read.
+    reported: the report_data it carries; None when the report cannot be read, or for devices, which carry none.
+    claims: what an authentic report says of the machine, by name, for people and for the log; no nonces, so that the
+        same machine with the same software gives the same claims.
+    valid_until: when the first certificate or piece of collateral that it rests on expires; None when none does.
     """
 
     checks: tuple[Check, ...]
     reported: ReportData | None
+    claims: Mapping[str, str] = field(default_factory=dict)
+    valid_until: datetime | None = None
