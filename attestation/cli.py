@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +18,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from attestation import insecure
 from attestation.bundle import MAX_BUNDLE_BYTES, Bundle, parse_saved
 from attestation.document import AttestationDocument, parse_nonce
 from attestation.errors import EvidenceError, FetchError, PolicyError, RefusedError
@@ -28,15 +25,11 @@ from attestation.fetch import FETCH_TIMEOUT_S, fetch_document, parse_engine_url
 from attestation.http import environment_proxy, open_session
 from attestation.policy import Policy, read_policy
 from attestation.program import ExitCode, VersionOption
-from attestation.statement import Statement, parse_statement
-from attestation.types import NONCE_BYTES, Check, CheckStatus, EvidenceKind, Nonce
-from attestation.verify import AttestationResult, verify
+from attestation.types import NONCE_BYTES, CheckStatus, Nonce
+from attestation.verdict import STYLES, Origin, Verdict, as_json, print_claims, print_verdict, visible
+from attestation.verify import verify
 
 CONNECT_TIMEOUT_S = 10.0
-
-STYLES = {CheckStatus.PASS: "green", CheckStatus.FAIL: "bold red", CheckStatus.SKIP: "dim yellow"}
-ALARM = "bold red"
-UNVERIFIED = "bold yellow"
 
 app = typer.Typer(
     name="sottovoce-attest",
@@ -56,9 +49,9 @@ def show(source: Annotated[str, typer.Argument(metavar="FILE|URL", help="A saved
     """Show what an attestation document claims, without judging it."""
     try:
         held = _fetch(source, loopback_only=False) if _origin(source) is Origin.ENGINE else _read(source)
-        _print_claims(held.document if isinstance(held, Bundle) else held)
+        print_claims(held.document if isinstance(held, Bundle) else held)
     except (EvidenceError, FetchError) as exc:
-        Console(stderr=True, highlight=False).print(Text(_visible(str(exc)), STYLES[CheckStatus.FAIL]))
+        Console(stderr=True, highlight=False).print(Text(visible(str(exc)), STYLES[CheckStatus.FAIL]))
         raise typer.Exit(ExitCode.REFUSED if isinstance(exc, EvidenceError) else ExitCode.INTERNAL) from None
 
 
@@ -70,7 +63,7 @@ def verify_command(
     ],
     *,
     policy: Annotated[Path, typer.Option(help="The policy to judge by, a TOML file.", metavar="FILE")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as one JSON object.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the verdict as one JSON object.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse when a check was skipped.")] = False,
     save: Annotated[Path | None, typer.Option(help="Keep what the engine answered.", metavar="FILE")] = None,
     nonce: Annotated[
@@ -89,7 +82,7 @@ def verify_command(
     A bundle is judged as of the time it was saved, by the nonce it was saved with, or by --nonce. A bare document, as
     an engine answers it, is judged as of now and needs --nonce.
     """
-    verdict = _Verdict(_usable_policy(policy), _origin(source), strict=strict)
+    verdict = Verdict(_usable_policy(policy), _origin(source), strict=strict)
     try:
         if verdict.origin is Origin.ENGINE:
             _refuse_option("--nonce", nonce, "an engine is asked with a nonce drawn for it")
@@ -102,10 +95,10 @@ def verify_command(
     except (EvidenceError, FetchError) as exc:
         refused = isinstance(exc, EvidenceError)
         verdict = replace(verdict, code=ExitCode.REFUSED if refused else ExitCode.INTERNAL, reason=str(exc))
-    if as_json:
-        typer.echo(json.dumps(_as_json(verdict)))
+    if json_output:
+        typer.echo(json.dumps(as_json(verdict)))
     else:
-        _print_verdict(verdict)
+        print_verdict(verdict)
     raise typer.Exit(verdict.code)
 
 
@@ -114,32 +107,11 @@ def main() -> None:
     app()
 
 
-class Origin(StrEnum):
-    """Where the evidence came from."""
-
-    ENGINE = "engine"
-    FILE = "file"
-
-
 def _origin(source: str) -> Origin:
     return Origin.ENGINE if "://" in source else Origin.FILE
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What a run found out. code: INTERNAL until something was judged. held: None when nothing was had to judge."""
-
-    policy: Policy
-    origin: Origin
-    strict: bool
-    code: ExitCode = ExitCode.INTERNAL
-    reason: str | None = None
-    held: Bundle | None = None
-    checks: tuple[Check, ...] = ()
-    result: AttestationResult | None = None
-
-
-def _judge(held: Bundle, verdict: _Verdict) -> _Verdict:
+def _judge(held: Bundle, verdict: Verdict) -> Verdict:
     verdict = replace(verdict, held=held)
     judged_at = datetime.fromtimestamp(held.fetched_at, UTC)
     try:
@@ -219,105 +191,3 @@ def _keep(held: Bundle, path: Path | None) -> None:
         path.write_bytes(held.encode())
     except OSError as exc:
         raise typer.BadParameter(f"{path}: {exc.strerror}", param_hint="--save") from None
-
-
-# What is said of it.
-
-
-def _as_json(verdict: _Verdict) -> dict[str, object]:
-    """The machine form; every member is always there."""
-    return {
-        "version": 1,
-        "verdict": {ExitCode.ACCEPTED: "accepted", ExitCode.REFUSED: "refused"}.get(verdict.code, "unknown"),
-        "reason": verdict.reason,
-        "insecure": verdict.policy.is_insecure,
-        "strict": verdict.strict,
-        "origin": verdict.origin,
-        "policy_sha256": verdict.policy.digest,
-        "nonce": verdict.held.nonce.hex() if verdict.held else None,
-        "judged_at": _time(verdict.held.fetched_at) if verdict.held else None,
-        "evidence_kind": verdict.held.document.evidence.kind if verdict.held else None,
-        "expires_at": _time(verdict.result.statement.not_after) if verdict.result else None,
-        "keys": [key.digest.hex() for key in verdict.result.statement.ohttp_keys] if verdict.result else [],
-        "checks": [
-            {"number": number, "name": check.name, "status": check.status, "detail": check.detail}
-            for number, check in enumerate(verdict.checks, 1)
-        ],
-    }
-
-
-def _print_verdict(verdict: _Verdict) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    if verdict.policy.is_insecure:
-        console.print(Text("INSECURE policy: it accepts evidence that anyone can make.", ALARM))
-    if verdict.origin is Origin.FILE and verdict.held:
-        console.print(Text(f"A saved file, judged as of {_time(verdict.held.fetched_at)}.", "dim"))
-    for number, check in enumerate(verdict.checks, 1):
-        console.print(_line(number, check))
-    console.print(_conclusion(verdict))
-
-
-def _line(number: int, check: Check) -> Text:
-    alarming = check.name == "machine" and check.detail == insecure.WARNING
-    style = ALARM if alarming else STYLES[check.status]
-    return Text(f"{number:>3}  {check.status:<4}  {check.name:<17}  {_visible(check.detail)}", style)
-
-
-def _conclusion(verdict: _Verdict) -> Text:
-    policy = f"policy {verdict.policy.digest[:16]}"
-    if verdict.result is None:
-        word = "REFUSED" if verdict.code is ExitCode.REFUSED else "NOT JUDGED"
-        return Text(f"{word}: {_visible(verdict.reason or '')} ({policy})", STYLES[CheckStatus.FAIL])
-    if verdict.policy.is_insecure:
-        return Text(f"ACCEPTED, AND NOTHING IS PROVEN ({policy})", ALARM)
-    return Text(f"ACCEPTED until {_time(verdict.result.statement.not_after)} ({policy})", STYLES[CheckStatus.PASS])
-
-
-def _print_claims(document: AttestationDocument) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    statement = parse_statement(document.statement)
-    console.print(Text("UNVERIFIED: what the document claims. Nothing here was checked.", UNVERIFIED))
-    if document.evidence.kind is EvidenceKind.INSECURE:
-        console.print(Text(insecure.WARNING, ALARM))
-    for name, value in _claims(document, statement):
-        console.print(Text(f"{name:<18} {_visible(value)}"))
-
-
-def _claims(document: AttestationDocument, statement: Statement) -> Iterator[tuple[str, str]]:
-    config = statement.config
-    yield "evidence", f"{document.evidence.kind}, {len(document.evidence.report)} bytes"
-    yield "device evidence", f"{len(document.device_evidence)} bytes"
-    yield from (("nonce", nonce.hex()) for nonce in document.nonces)
-    yield "instance", statement.instance
-    yield "not after", _time(statement.not_after)
-    yield from (("key", f"{key.digest.hex()} (id {key.key_id}, KEM {key.kem:#06x})") for key in statement.ohttp_keys)
-    for model in statement.models:
-        yield "model", " ".join((model.id, model.weights_sha256, *(f"alias {alias}" for alias in model.aliases)))
-    yield "backend", config.backend + (" (attached)" if config.backend_attached else "")
-    yield "backend arguments", _listed(config.backend_arguments)
-    yield "plugins", _listed(config.plugins)
-    yield "insecure options", _listed(config.insecure_options)
-    yield "log level", config.log_level
-    yield "request log", _yes(config.request_log)
-    yield "API keys required", _yes(config.api_keys_required)
-    yield "request limit", f"{statement.max_request_bytes} bytes, in chunks of {statement.max_chunk_bytes}"
-    yield "TLS key (SPKI)", statement.tls_spki_sha256 or "none"
-    yield "receipt key", statement.receipt_key.hex() if statement.receipt_key else "none"
-    yield "extensions", _listed(tuple(statement.extensions))
-
-
-def _listed(words: tuple[str, ...]) -> str:
-    return " ".join(words) or "none"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def _time(unix_s: int) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _visible(text: str) -> str:
-    """Text of the other end, without what a terminal would obey."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -82,9 +82,7 @@ class _DocumentMembers:
     statement: Base64
     evidence: _EvidenceMember
     device_evidence: Base64
-    collateral: Annotated[
-        tuple[_CollateralMember, ...], Field(max_length=MAX_COLLATERAL), AfterValidator(_named_once)
-    ] = ()
+    collateral: Annotated[tuple[_CollateralMember, ...], Field(max_length=MAX_COLLATERAL), AfterValidator(_named_once)]
 
 
 _DOCUMENT = TypeAdapter(_DocumentMembers)

@@ -9,7 +9,7 @@ import aiohttp
 
 from attestation.document import MAX_DOCUMENT_BYTES, WELL_KNOWN_PATH, AttestationDocument, parse_document
 from attestation.errors import FetchError
-from attestation.http import NotLoopbackError
+from attestation.http import NotLoopbackError, read_bounded
 from attestation.types import Nonce
 
 FETCH_TIMEOUT_S = 30.0
@@ -55,7 +55,7 @@ async def fetch_document(
         ):
             if response.status != 200:
                 raise FetchError(f"the engine answered {response.status} to a request for its attestation")
-            return parse_document(await _read_bounded(response.content, MAX_DOCUMENT_BYTES))
+            return parse_document(await read_bounded(response.content, MAX_DOCUMENT_BYTES))
     except (aiohttp.ClientError, OSError, TimeoutError) as exc:
         raise FetchError(f"the engine cannot be reached ({_reason(exc)})") from exc
 
@@ -65,11 +65,3 @@ def _reason(exc: BaseException) -> str:
     cause = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
     return str(cause) if isinstance(cause, NotLoopbackError) else type(cause).__name__
 
-
-async def _read_bounded(stream: aiohttp.StreamReader, limit_bytes: int) -> bytes:
-    data = bytearray()
-    async for piece in stream.iter_any():
-        data += piece
-        if len(data) > limit_bytes:
-            raise FetchError(f"the attestation document is longer than {limit_bytes} bytes")
-    return bytes(data)

@@ -27,6 +27,8 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from attestation.errors import FetchError
+
 _log = structlog.get_logger(__name__)
 
 USER_AGENT = "sottovoce"
@@ -75,6 +77,16 @@ def environment_proxy(url: str) -> str | None:
     if parts.hostname is None or proxy_bypass(parts.netloc):
         return None
     return getproxies_environment().get(parts.scheme)
+
+
+async def read_bounded(stream: aiohttp.StreamReader, limit_bytes: int) -> bytes:
+    """A whole body. Raises FetchError when it is longer."""
+    data = bytearray()
+    async for piece in stream.iter_any():
+        data += piece
+        if len(data) > limit_bytes:
+            raise FetchError(f"the answer is longer than {limit_bytes} bytes")
+    return bytes(data)
 
 
 def _loopback_socket(address: tuple[Any, ...]) -> socket.socket:

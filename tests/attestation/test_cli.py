@@ -18,10 +18,11 @@ from typer.testing import CliRunner, Result
 
 from attestation import insecure
 from attestation.bundle import Bundle, parse_bundle
-from attestation.cli import STYLES, app
+from attestation.cli import app
 from attestation.program import project_version
 from attestation.statement import encode_statement
 from attestation.types import CheckStatus, Nonce, StatementBytes
+from attestation.verdict import STYLES
 from tests.attestation.samples import NONCE, NOW, OTHER_NONCE, attested, statement_with
 from tests.attestation.servers import attesting, http_answer, raw_server
 from tests.attestation.test_verify import STEPS
