@@ -26,6 +26,9 @@ class Attester(Protocol):
     async def collect_devices(self, nonce: Nonce) -> DeviceEvidence:
         """Evidence of the attached devices over `nonce`; empty without devices. Raises AttestationError."""
 
+    async def admit_devices(self) -> None:
+        """Let programs use the devices, whose evidence was accepted. Raises AttestationError."""
+
 
 COLLECT_TIMEOUT_S = 30.0
 """Longest collection: a driver that hangs must not keep every later client waiting for ever."""

@@ -115,7 +115,7 @@ def _judge(held: Bundle, verdict: Verdict) -> Verdict:
     verdict = replace(verdict, held=held)
     judged_at = datetime.fromtimestamp(held.fetched_at, UTC)
     try:
-        result = verify(held.document, verdict.policy, expected=held.nonce, now=judged_at)
+        result = verify(held.document, verdict.policy, held.document.collateral, expected=held.nonce, now=judged_at)
     except RefusedError as exc:
         return replace(verdict, code=ExitCode.REFUSED, reason="checks failed", checks=exc.checks)
     if verdict.strict and any(check.status is CheckStatus.SKIP for check in result.checks):

@@ -64,4 +64,3 @@ def _reason(exc: BaseException) -> str:
     """The kind of failure; of the messages only our own, for the others may quote what the other end sent."""
     cause = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
     return str(cause) if isinstance(cause, NotLoopbackError) else type(cause).__name__
-

@@ -41,6 +41,9 @@ class InsecureAttester:
     async def collect_devices(self, nonce: Nonce) -> DeviceEvidence:  # noqa: ARG002 - part of the Protocol
         return DeviceEvidence(b"")
 
+    async def admit_devices(self) -> None:
+        """Nothing: where no device is attested, none waits to be."""
+
 
 def parse_report(report: bytes) -> ReportData:
     """The report_data that development evidence carries. Raises EvidenceError."""

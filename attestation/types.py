@@ -72,7 +72,11 @@ def judged(name: str, ok: bool, if_ok: str, if_not: str) -> Check:
 
 
 class CollateralKind(StrEnum):
-    """Signed statements of others that an appraisal needs beside the evidence. All of them authenticate themselves."""
+    """Signed statements of others that an appraisal needs beside the evidence.
+
+    All of them authenticate themselves, but for the keys of NRAS: NVIDIA publishes no root to pin, so whoever vouches
+    for them is the TLS connection that they came by, and they are never taken from the engine.
+    """
 
     SNP_VEK = "snp-vek"
     """A VCEK or VLEK certificate, DER. Name: `{vcek|vlek}/{product or -}/{chip_id, hex}/{reported_tcb, 16 hex}`."""

@@ -1,11 +1,11 @@
-"""Is the other end what the policy asks for? Pure: evidence, policy and time in; a result or a refusal out.
+"""Is the other end what the policy asks for? Pure: evidence, policy, collateral and time in; a result or a refusal out.
 
 The steps, in order; each is one or more lines of the result:
 
 1. freshness     the document answers our nonce
 2. evidence      its kind is one that the policy accepts, it is authentic, and the machine is acceptable
 3. binding       the evidence carries the report_data computed from nonces, statement and device evidence
-4. devices       device evidence satisfies the policy
+4. devices       the GPUs answer the nonce derived from nonces and statement, are authentic, and acceptable
 5. lifetime      the statement is in force now, and not for longer than the policy allows
 6. keys          at least one key configuration can be used
 7. configuration what the engine confesses is within the policy
@@ -17,25 +17,31 @@ statement that cannot be read at all ends it early. A step that cannot be taken 
 Left out here: whether the key is really used, which the channel proves by opening what was sealed to it; and
 `tls_spki_sha256`, since what is sealed does not depend on the TLS around it.
 
-What differs from one kind of evidence to another stands in one table, `_APPRAISERS`.
+What differs from one kind of evidence to another stands in one table, `_APPRAISERS`. `needs` says beforehand which
+collateral will be looked up.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 from attestation import insecure
 from attestation.channel.keyconfig import KeyConfig
 from attestation.document import AttestationDocument
 from attestation.errors import ChannelError, RefusedError
+from attestation.gpu import appraise as gpu
 from attestation.policy import ModelPolicy, Policy, StatementPolicy
-from attestation.statement import EffectiveConfig, Statement, parse_statement, report_data
+from attestation.snp import appraise as snp
+from attestation.statement import EffectiveConfig, Statement, gpu_nonce, parse_statement, report_data
+from attestation.tdx import appraise as tdx
 from attestation.types import (
     Appraisal,
     Check,
+    Collateral,
+    CollateralKey,
     EvidenceKind,
     Nonce,
     ReportData,
@@ -53,29 +59,38 @@ class AttestationResult:
     """An accepted peer (RFC 9334: attestation result).
 
     checks: every check made or skipped, in order; none failed.
-    expires_at: when the keys in `statement` may no longer be used.
+    claims: what the evidence says of machine and devices, by name; the same as long as they stay the same.
+    collateral_expires_at: when the first certificate or piece of collateral behind it expires; None without any.
+    expires_at: when the keys in `statement` may no longer be used: at the end of the statement, of what the evidence
+        rests on, of the time for which the policy relies on one verification, or of the policy, whichever is first.
     """
 
     statement: Statement
     kind: EvidenceKind
     checks: tuple[Check, ...]
+    claims: Mapping[str, str]
     verified_at: datetime
+    collateral_expires_at: datetime | None
     expires_at: datetime
 
 
-def verify(document: AttestationDocument, policy: Policy, *, expected: Nonce, now: datetime) -> AttestationResult:
+def verify(
+    document: AttestationDocument, policy: Policy, collateral: Collateral, *, expected: Nonce, now: datetime
+) -> AttestationResult:
     """Appraise `document` against `policy`.
 
-    expected: the nonce we sent. now: an aware datetime.
+    collateral: what `needs` asks for, as far as it can be had. expected: the nonce we sent. now: an aware datetime.
     Raises RefusedError carrying every check, and EvidenceError when the statement cannot be read.
     """
     if now.tzinfo is None:
         raise ValueError("a time without a zone would be read as local time")
     statement = parse_statement(document.statement)
+    machine = _machine(document, policy, collateral, now)
+    devices = _devices(document, policy, collateral, now)
     checks = (
         *_freshness(document, expected),
-        *_evidence(document, policy, now),
-        *_devices(document),
+        *machine.checks,
+        *devices.checks,
         *_lifetime(statement, policy.statement, now),
         *_keys(statement),
         *_configuration(statement.config, policy),
@@ -83,9 +98,40 @@ def verify(document: AttestationDocument, policy: Policy, *, expected: Nonce, no
     )
     if any(check.failed for check in checks):
         raise RefusedError(checks)
-    return AttestationResult(
-        statement, document.evidence.kind, checks, now, datetime.fromtimestamp(statement.not_after, UTC)
+    collateral_expires_at = min(filter(None, (machine.valid_until, devices.valid_until)), default=None)
+    ends = (
+        datetime.fromtimestamp(statement.not_after, UTC),
+        now + timedelta(seconds=policy.statement.max_evidence_age_s),
+        collateral_expires_at,
+        policy.release.expires if policy.release else None,
     )
+    return AttestationResult(
+        statement=statement,
+        kind=document.evidence.kind,
+        checks=checks,
+        claims={**machine.claims, **devices.claims},
+        verified_at=now,
+        collateral_expires_at=collateral_expires_at,
+        expires_at=min(filter(None, ends)),
+    )
+
+
+def needs(
+    document: AttestationDocument, policy: Policy, collateral: Collateral, *, now: datetime
+) -> tuple[CollateralKey, ...]:
+    """What `verify` will look up at `now`. Some shows only once other pieces are at hand: ask again with those."""
+    report = document.evidence.report
+    match document.evidence.kind:
+        case EvidenceKind.SNP if policy.snp:
+            keys = snp.needs(report, policy.snp, collateral)
+        case EvidenceKind.TDX if policy.tdx:
+            keys = tdx.needs(report, policy.tdx, collateral)
+        case _:
+            keys = ()
+    if policy.gpu and document.device_evidence:
+        nonce = _device_nonce(document)
+        keys += gpu.needs(document.device_evidence, policy.gpu, collateral, nonce=nonce, roots=policy.roots, now=now)
+    return keys
 
 
 def _freshness(document: AttestationDocument, expected: Nonce) -> Iterator[Check]:
@@ -97,27 +143,39 @@ def _freshness(document: AttestationDocument, expected: Nonce) -> Iterator[Check
     )
 
 
-_APPRAISERS: Mapping[EvidenceKind, Callable[[bytes, Policy, datetime], Appraisal]] = {
-    EvidenceKind.INSECURE: lambda report, _policy, _now: insecure.appraise(report),
-}
-"""How a report of each kind is appraised; called only under a policy that accepts the kind."""
-
-
-def _evidence(document: AttestationDocument, policy: Policy, now: datetime) -> Iterator[Check]:
+def _machine(document: AttestationDocument, policy: Policy, collateral: Collateral, now: datetime) -> Appraisal:
     kind = document.evidence.kind
-    yield judged(
+    accepted = judged(
         "evidence kind",
         kind in policy.kinds,
         f"{kind} evidence, which the policy accepts",
         f"{kind} evidence; the policy accepts {', '.join(sorted(policy.kinds))}",
     )
-    if kind not in policy.kinds:
-        yield skipped("machine", f"the policy has no rules for {kind} evidence")
-        yield skipped("binding", f"the policy has no rules for {kind} evidence")
-        return
-    appraisal = _APPRAISERS[kind](document.evidence.report, policy, now)
-    yield from appraisal.checks
-    yield _binding(document, appraisal.reported)
+    appraisal = _APPRAISERS[kind](document.evidence.report, policy, collateral, now)
+    if appraisal is None:
+        without_rules = f"the policy has no rules for {kind} evidence"
+        return Appraisal((accepted, skipped("machine", without_rules), skipped("binding", without_rules)), None)
+    return replace(appraisal, checks=(accepted, *appraisal.checks, _binding(document, appraisal.reported)))
+
+
+def _insecure(report: bytes, policy: Policy, _: Collateral, __: datetime) -> Appraisal | None:
+    return insecure.appraise(report) if policy.insecure else None
+
+
+def _snp(report: bytes, policy: Policy, collateral: Collateral, now: datetime) -> Appraisal | None:
+    return snp.appraise(report, policy.snp, collateral, roots=policy.roots, now=now) if policy.snp else None
+
+
+def _tdx(report: bytes, policy: Policy, collateral: Collateral, now: datetime) -> Appraisal | None:
+    return tdx.appraise(report, policy.tdx, collateral, roots=policy.roots, now=now) if policy.tdx else None
+
+
+_APPRAISERS: Mapping[EvidenceKind, Callable[[bytes, Policy, Collateral, datetime], Appraisal | None]] = {
+    EvidenceKind.INSECURE: _insecure,
+    EvidenceKind.SNP: _snp,
+    EvidenceKind.TDX: _tdx,
+}
+"""How a report of each kind is appraised; None when the policy has no rules for it."""
 
 
 def _binding(document: AttestationDocument, reported: ReportData | None) -> Check:
@@ -132,11 +190,21 @@ def _binding(document: AttestationDocument, reported: ReportData | None) -> Chec
     )
 
 
-def _devices(document: AttestationDocument) -> Iterator[Check]:
-    if document.device_evidence:
-        yield failed("devices", "device evidence is present, and the policy has no rules to appraise it by")
-    else:
-        yield skipped("devices", "no device evidence, and the policy asks for none")
+def _devices(document: AttestationDocument, policy: Policy, collateral: Collateral, now: datetime) -> Appraisal:
+    evidence = document.device_evidence
+    if policy.gpu is None and not evidence:
+        return Appraisal((skipped("devices", "no device evidence, and the policy asks for none"),), None)
+    if policy.gpu is None:
+        fault = "device evidence is present, and the policy has no rules to appraise it by"
+        return Appraisal((failed("devices", fault),), None)
+    if not evidence:
+        return Appraisal((failed("devices", f"no device evidence; the policy asks for {policy.gpu.count} GPUs"),), None)
+    nonce = _device_nonce(document)
+    return gpu.appraise(evidence, policy.gpu, collateral, nonce=nonce, roots=policy.roots, now=now)
+
+
+def _device_nonce(document: AttestationDocument) -> Nonce:
+    return gpu_nonce(document.nonces, document.statement)
 
 
 def _lifetime(statement: Statement, policy: StatementPolicy, now: datetime) -> Iterator[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -49,6 +50,8 @@ class StepAttester:
         if self.failure is not None:
             raise self.failure
         return Evidence(EvidenceKind.INSECURE, report_data)
+
+    async def admit_devices(self) -> None: ...
 
     async def begun(self, collections: int) -> None:
         """Wait until that many collections were begun."""
@@ -145,6 +148,39 @@ async def test_a_flood_delays_an_honest_client_by_at_most_two_collections(source
     assert document is not None
     assert honest in document.nonces
     assert len(document.nonces) == MAX_NONCES
+
+
+@pytest.mark.parametrize(("sources", "clients"), [(1, 1), (7, 20), (40, 20)])
+async def test_under_a_flood_that_never_ends_nobody_honest_waits_for_more_than_two(sources: int, clients: int) -> None:
+    """A thousand nonces for each collection, as in a flood of a thousand a second where one takes a second."""
+    attester, desk = _desk()
+    flood, honest, order = _nonces(1), _nonces(2), random.Random(sources)
+    waiting: list[Answer] = []
+    async with _asking(attester, desk) as group:
+        for collection in range(1, 6):
+            asking = [(next(flood), f"flood {number % sources}") for number in range(1_000)]
+            asking += [(next(honest), f"honest {client}") for client in range(clients)]
+            order.shuffle(asking)
+            came = [(source, (await _admit(group, desk, [nonce], source))[0]) for nonce, source in asking]
+            await attester.begun(collection)
+            await attester.finish_one()
+            # Whoever came while the one before ran has been answered by this one.
+            assert all(await asyncio.gather(*waiting))
+            waiting = [answer for source, answer in came if source.startswith("honest")]
+            assert attester.started <= collection + 1
+
+
+async def test_a_flood_from_as_many_sources_as_there_are_places_is_told_apart_from_nobody() -> None:
+    """The limit of counting by source: who comes later is turned away, at once and not after a wait."""
+    attester, desk = _desk()
+    flood = _nonces(1)
+    async with _asking(attester, desk) as group:
+        await _admit(group, desk, [next(flood)], "first")
+        await attester.begun(1)
+        for number in range(MAX_NONCES):
+            await _admit(group, desk, [next(flood)], f"flood {number}")
+        assert await desk.document(next(_nonces(2)), "honest") is None
+        assert attester.started == 1
 
 
 async def test_a_flood_from_one_source_does_not_grow_the_queue() -> None:

@@ -6,24 +6,30 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 import attestation.policy
 from attestation.errors import PolicyError
 from attestation.policy import (
+    _TABLE_OF_ROOT,
     MAX_POLICY_BYTES,
     InsecurePolicy,
+    InsecureRoots,
     ModelPolicy,
     Policy,
+    Release,
     StatementPolicy,
     parse_policy,
     read_policy,
 )
+from attestation.roots import VENDOR_ROOTS, Roots
 from attestation.types import EvidenceKind
+from tests.attestation.policies import SNP, release
 from tests.attestation.samples import DEFAULT_POLICY
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +60,7 @@ def test_every_key_is_read() -> None:
         + textwrap.dedent(f"""
         [statement]
         max_lifetime_s = 60
+        max_evidence_age_s = 61
         log_levels = ["debug"]
         allow_attached_backend = true
         allow_request_log = true
@@ -66,7 +73,9 @@ def test_every_key_is_read() -> None:
         weights_sha256 = ["{"ab" * 32}"]
         """)
     )
-    assert policy.statement == StatementPolicy(60, ("debug",), True, True, ("allow_a",), ("p",), True, ("device=cpu",))
+    assert policy.statement == StatementPolicy(
+        60, 61, ("debug",), True, True, ("allow_a",), ("p",), True, ("device=cpu",)
+    )
     assert policy.models == (ModelPolicy("m", ("ab" * 32,)),)
 
 
@@ -121,17 +130,111 @@ def test_an_empty_policy_cannot_be_built() -> None:
         replace(DEFAULT_POLICY, insecure=None)
 
 
-class _LaterPolicy(Policy):
-    """A policy as it is once there is a second kind of evidence."""
+# Evidence of machines and devices.
 
-    @property
-    def kinds(self) -> frozenset[Any]:
-        return frozenset({EvidenceKind.INSECURE, "snp"})
+TDX = f"""[[tdx.hardware]]
+mr_td = "{"ab" * 48}"
+rtmr0 = "{"ab" * 48}"
+[[tdx.code]]
+rtmr1 = "{"ab" * 48}"
+rtmr2 = "{"ab" * 48}"
+"""
+GPU = """[gpu]
+count = 1
+architectures = ["HOPPER"]
+driver_versions = ["590.12"]
+vbios_versions = ["96.00.A5.00.01"]
+"""
 
 
-def test_a_policy_that_names_insecure_names_nothing_else() -> None:
-    with pytest.raises(PolicyError, match="`insecure` beside other evidence"):
-        _LaterPolicy(InsecurePolicy(True), StatementPolicy(), (), "")
+def test_a_policy_may_name_both_kinds_of_machine_and_their_devices() -> None:
+    policy = _parse(SNP + TDX + GPU)
+    assert policy.kinds == {EvidenceKind.SNP, EvidenceKind.TDX}
+    assert policy.snp == _parse(SNP).snp
+    assert policy.tdx == _parse("version = 1\n" + TDX).tdx
+    assert policy.gpu is not None
+    assert policy.gpu.count == 1
+    assert not policy.is_insecure
+
+
+def _roots(*names: str) -> str:
+    return "[insecure_roots]\n" + "".join(f'{name} = ["{"cd" * 32}"]\n' for name in names)
+
+
+_CONTRADICTORY = {
+    "devices without a machine": ("version = 1\n" + GPU, "names no evidence.*`gpu` speaks of the devices"),
+    "insecure beside a machine": (MINIMAL + SNP.removeprefix("version = 1\n"), "`insecure` beside other evidence"),
+    "insecure beside another machine": (MINIMAL + TDX, "`insecure` beside other evidence"),
+    "insecure beside devices": (MINIMAL + GPU, "`insecure` beside other evidence"),
+    "insecure beside insecure roots": (MINIMAL + _roots("snp"), "`insecure` beside other evidence"),
+    "no insecure root": (SNP + "[insecure_roots]", "insecure_roots: names no root"),
+    "a root of nothing": (SNP + "[insecure_roots]\nsnp = []", "insecure_roots.snp: "),
+    "a root that is none": (SNP + '[insecure_roots]\nsnp = ["AB"]', "insecure_roots.snp.0: "),
+    "a root of an unknown kind": (SNP + _roots("snp", "sgx"), "insecure_roots.sgx: unknown member"),
+    "a root of a machine that is not named": (SNP + _roots("tdx"), "insecure_roots.tdx: the policy has no table `tdx`"),
+    "a root of devices that are not named": (SNP + _roots("gpu_rim"), "insecure_roots.gpu_rim: .* no table `gpu`"),
+    "roots that are no table": (SNP.replace("version = 1", "version = 1\ninsecure_roots = 7"), "insecure_roots: "),
+    "a contradiction within a table": (SNP.replace("Milan", "Turin"), "snp: the min_tcb of Turin must name fmc"),
+    "a release without its end": (SNP + "[release]\nversion = 1", "release.expires: Field required"),
+    "a release without a version": (SNP + '[release]\nexpires = "2027-01-01T00:00:00Z"', "release.version: Field"),
+    "a release of version nothing": (SNP + release(0), "release.version: "),
+    "a release of a huge version": (SNP + release(2**53), "release.version: "),
+    "a day": (SNP + release(expires="2027-01-01"), "release.expires: must be a time in UTC"),
+    "a local time": (SNP + release(expires="2027-01-01T00:00:00+01:00"), "release.expires: must be a time in UTC"),
+    "a time without a zone": (SNP + release(expires="2027-01-01T00:00:00"), "release.expires: must be a time in UTC"),
+    "a fraction of a second": (SNP + release(expires="2027-01-01T00:00:00.5Z"), "release.expires: must be a time"),
+    "a day that does not exist": (SNP + release(expires="2027-02-30T00:00:00Z"), "release.expires: day is out"),
+    "a time in other digits": (SNP + release(expires="\uff12027-01-01T00:00:00Z"), "release.expires: must be a time"),
+    "an evidence that never ages": (MINIMAL + "[statement]\nmax_evidence_age_s = 0", "statement.max_evidence_age_s"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "fault"), _CONTRADICTORY.values(), ids=_CONTRADICTORY.keys())
+def test_a_contradictory_policy_is_refused(text: str, fault: str) -> None:
+    with pytest.raises(PolicyError, match=f"(?s)^policy: .*{fault}"):
+        _parse(text)
+
+
+def test_faults_of_keys_and_of_tables_are_told_in_one_message() -> None:
+    text = "version = 2\n" + GPU.replace("count = 1", "count = 0") + _roots("tdx") + "[release]\nversion = 0"
+    with pytest.raises(PolicyError) as refusal:
+        _parse(text)
+    for place in ("version:", "gpu.count:", "release.version:", "release.expires:", "names no evidence", "`gpu` speaks",
+                  "insecure_roots.tdx:"):  # fmt: skip
+        assert place in str(refusal.value)
+
+
+def test_contradictions_are_refused_however_the_policy_was_made() -> None:
+    policy = _parse(SNP + GPU + _roots("snp", "gpu_rim"))
+    for changes in (
+        {"snp": None},
+        {"gpu": None},
+        {"insecure": InsecurePolicy(True)},
+        {"insecure_roots": InsecureRoots()},
+    ):
+        with pytest.raises(PolicyError):
+            replace(policy, **changes)
+
+
+def test_the_vendors_roots_are_believed_unless_others_are_named() -> None:
+    assert _parse(SNP + GPU).roots == VENDOR_ROOTS
+    assert not _parse(SNP + GPU).has_insecure_roots
+    policy = _parse(SNP + GPU + _roots("snp", "gpu_rim"))
+    other = frozenset({"cd" * 32})
+    assert policy.roots == replace(VENDOR_ROOTS, snp=other, gpu_rim=other)
+    assert policy.has_insecure_roots
+    assert not policy.is_insecure
+
+
+def test_every_root_can_be_replaced_and_has_its_table() -> None:
+    names = {field.name for field in fields(Roots)}
+    assert names == {field.name for field in fields(InsecureRoots)} == set(_TABLE_OF_ROOT)
+    assert set(_TABLE_OF_ROOT.values()) <= {field.name for field in fields(Policy)}
+
+
+def test_a_release_has_an_aware_end() -> None:
+    policy = _parse(SNP + release(7, "2027-01-31T23:59:59Z"))
+    assert policy.release == Release(7, datetime(2027, 1, 31, 23, 59, 59, tzinfo=UTC))
 
 
 def test_every_kind_of_evidence_has_its_table_in_the_policy() -> None:
@@ -171,8 +274,20 @@ def test_the_defaults_that_are_written_down_are_those_of_the_code(place: str, ex
 
 def _keys() -> Iterator[str]:
     yield "version"
-    for table, of in (("insecure", InsecurePolicy), ("statement", StatementPolicy), ("models", ModelPolicy)):
-        yield from (f"{table}.{field.name}" for field in fields(of))
+    for table in fields(Policy):
+        if table.name != "digest":
+            yield from _keys_of(table.name, get_type_hints(Policy)[table.name])
+
+
+def _keys_of(place: str, kind: Any) -> Iterator[str]:
+    """The keys of a table, of the tables in it, and of arrays of them."""
+    if is_dataclass(kind):
+        for name, inner in get_type_hints(kind).items():
+            yield from _keys_of(f"{place}.{name}", inner)
+    elif tables := [part for part in get_args(kind) if is_dataclass(part) or any(map(is_dataclass, get_args(part)))]:
+        yield from _keys_of(place, tables[0])
+    else:
+        yield place
 
 
 @pytest.mark.parametrize("key", list(_keys()))
@@ -184,6 +299,11 @@ def test_the_docs_name_no_key_that_there_is_not() -> None:
     assert set(re.findall(r"^\| `([a-z0-9_.]+)` \|", (ROOT / "docs/policy.md").read_text(), re.MULTILINE)) == set(
         _keys()
     )
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_policies_in_the_docs_can_be_used(number: int) -> None:
+    assert _parse(re.findall(r"```toml\n(.*?)```", (ROOT / "docs/policy.md").read_text(), re.DOTALL)[number]).kinds
 
 
 def test_the_development_policy_is_insecure_and_otherwise_the_default() -> None:

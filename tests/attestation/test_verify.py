@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,10 +11,11 @@ import pytest
 from attestation.channel.keyconfig import GatewayKey, KeyConfig
 from attestation.document import AttestationDocument
 from attestation.errors import EvidenceError, RefusedError
-from attestation.policy import Policy, StatementPolicy
+from attestation.policy import Policy, Release, StatementPolicy, parse_policy
 from attestation.statement import encode_statement
 from attestation.types import Check, CheckStatus, DeviceEvidence, Evidence, EvidenceKind, Nonce, StatementBytes
 from attestation.verify import _APPRAISERS, AttestationResult, verify
+from tests.attestation import policies
 from tests.attestation.samples import (
     DEFAULT_POLICY,
     NONCE,
@@ -48,7 +49,7 @@ STEPS = [
 def _verify(
     document: AttestationDocument, policy: Policy = STRICT_POLICY, *, expected: Nonce = NONCE, now: datetime = NOW
 ) -> AttestationResult:
-    return verify(document, policy, expected=expected, now=now)
+    return verify(document, policy, document.collateral, expected=expected, now=now)
 
 
 def _status(checks: tuple[Check, ...], status: CheckStatus) -> list[str]:
@@ -195,25 +196,22 @@ def test_every_step_is_taken_and_every_fault_told() -> None:
     assert all(f"{name}: " in str(refusal.value) for name in failed)
 
 
-class _LaterPolicy(Policy):
-    """A policy that asks for a kind of evidence that is none of today's."""
-
-    @property
-    def kinds(self) -> frozenset[Any]:
-        return frozenset({"snp"})
+SNP_POLICY = replace(
+    parse_policy(policies.SNP.encode()), statement=STRICT_POLICY.statement, models=STRICT_POLICY.models
+)
+"""Asks for another kind of evidence than the samples have."""
 
 
 def test_evidence_of_a_kind_that_the_policy_does_not_name_is_not_appraised() -> None:
-    policy = _LaterPolicy(None, STRICT_POLICY.statement, STRICT_POLICY.models, "")
     with pytest.raises(RefusedError) as refusal:
-        _verify(_confessing(insecure_options=()), policy)
+        _verify(_confessing(insecure_options=()), SNP_POLICY)
     assert _status(refusal.value.checks, CheckStatus.FAIL) == ["evidence kind"]
     assert _status(refusal.value.checks, CheckStatus.SKIP) == ["machine", "binding", "devices"]
 
 
 def test_only_an_insecure_policy_implies_the_option_of_development_evidence() -> None:
     with pytest.raises(RefusedError) as refusal:
-        _verify(attested(), _LaterPolicy(None, STRICT_POLICY.statement, STRICT_POLICY.models, ""))
+        _verify(attested(), SNP_POLICY)
     assert "options" in _status(refusal.value.checks, CheckStatus.FAIL)
 
 
@@ -244,8 +242,17 @@ def test_a_statement_that_cannot_be_read_ends_it() -> None:
 
 def test_a_far_end_of_the_keys_is_only_a_matter_of_policy() -> None:
     document = _confessing(not_after=253_402_300_799)
-    result = _verify(document, _with_policy(max_lifetime_s=2**53 - 1))
-    assert result.expires_at == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    result = _verify(document, _with_policy(max_lifetime_s=2**53 - 1, max_evidence_age_s=86_400))
+    assert result.expires_at == NOW + timedelta(days=1)
+
+
+def test_a_verification_is_relied_on_no_longer_than_the_policy_says() -> None:
+    assert _verify(attested(), _with_policy(max_evidence_age_s=60)).expires_at == NOW + timedelta(minutes=1)
+
+
+def test_nothing_is_accepted_for_longer_than_the_policy_itself() -> None:
+    release = Release(version=1, expires=NOW + timedelta(seconds=9))
+    assert _verify(attested(), replace(STRICT_POLICY, release=release)).expires_at == NOW + timedelta(seconds=9)
 
 
 def test_a_time_without_a_zone_is_a_mistake_of_the_caller() -> None:

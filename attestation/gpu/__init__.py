@@ -1,0 +1,1 @@
+"""What NVIDIA GPUs and NVSwitches report of themselves, and whether that is acceptable."""
