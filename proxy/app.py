@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -22,23 +23,32 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from attestation import insecure
+from attestation.collateral import Cache, CollateralStore, ask_over
 from attestation.errors import PolicyError
 from attestation.fetch import fetch_document
 from attestation.http import Address, listening, open_session
-from attestation.policy import Policy, read_policy
+from attestation.log import LOG_FILE, IdentityLog
+from attestation.policy import INSECURE_ROOTS_WARNING, Policy
 from attestation.program import ExitCode, until_stopped
+from attestation.release import PolicyTrust, policy_trust
+from attestation.sources import Sources
+from attestation.state import cache_directory, state_directory
 from proxy import endpoints
 from proxy.egress import proxy_for
 from proxy.endpoints import SERVICE, Service, constant_refusal
 from proxy.guard import Rules, allowed_hosts, guard
+from proxy.policy_file import PolicyFile
 from proxy.relay import Relay
 from proxy.settings import ProxySettings, listen_addresses
 from proxy.spool import Allowance
 from proxy.telemetry import Telemetry
 from proxy.tls import ServerTls, client_context
-from proxy.trust import Clock, Trust, utc_now
+from proxy.trust import Trust
+from proxy.verifier import AttestedEngine, Clock, EngineVerifier, utc_now
 
 _log = structlog.get_logger(__name__)
+
+IDLE_VENDOR_S = 10.0
 
 Route = tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]
 
@@ -53,6 +63,7 @@ class ProxyParts:
 
     clock: Clock = utc_now
     nap: Callable[[float], Awaitable[None]] = asyncio.sleep
+    sources: Sources = field(default_factory=Sources)
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
@@ -84,6 +95,8 @@ def _announce(proxy: RunningProxy) -> None:
     if proxy.service.policy.is_insecure:
         # An error, so that it is red on a terminal and found by whoever watches the logs.
         _log.error("insecure_policy", detail=insecure.WARNING)
+    if proxy.service.policy.has_insecure_roots:
+        _log.error("insecure_roots", detail=INSECURE_ROOTS_WARNING)
     _log.info(
         "serving", addresses=[str(address) for address in proxy.addresses], status_address=str(proxy.status_address)
     )
@@ -117,11 +130,14 @@ def _end_at_once_next_time() -> None:
 async def running_proxy(settings: ProxySettings, parts: ProxyParts | None = None) -> AsyncIterator[RunningProxy]:
     """A proxy that serves while the context is open. Raises StartError, OSError."""
     parts = parts or ProxyParts()
-    policy = _policy(settings)
+    file = _policy_file(settings, parts.clock)
+    policy = file.policy
     tls = _server_tls(settings)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(_session(settings, policy))
-        service = _service(settings, policy, session, parts)
+        vendors = await stack.enter_async_context(_vendors(settings))
+        store = _store(settings, vendors, parts)
+        service = _service(settings, policy, session, store, parts)
         status_app = _status_app(service)
         status = await stack.enter_async_context(_serving(status_app, (Address.parse(settings.status_listen),)))
         addresses = await stack.enter_async_context(
@@ -132,23 +148,35 @@ async def running_proxy(settings: ProxySettings, parts: ProxyParts | None = None
                 drain_s=settings.overall_timeout_s,
             )
         )
-        background = [service.trust.keep_fresh()] + ([tls.watch(parts.nap)] if tls else [])
+        background = [service.trust.keep_fresh(), file.watch(service.use_policy, parts.nap)]
+        background += [tls.watch(parts.nap)] if tls else []
         await stack.enter_async_context(_running(background))
         yield RunningProxy(addresses, status[0], service, tls)
         service.draining = True
 
 
-def _policy(settings: ProxySettings) -> Policy:
+def _policy_file(settings: ProxySettings, clock: Clock) -> PolicyFile:
     try:
-        policy = read_policy(settings.policy)
+        file = PolicyFile(settings.policy, _policy_trust(settings), clock)
     except PolicyError as exc:
         raise StartError(str(exc)) from exc
-    if policy.is_insecure and not settings.engine_is_loopback and not settings.insecure_remote_engine:
+    if file.policy.is_insecure and not settings.engine_is_loopback and not settings.insecure_remote_engine:
         raise StartError(
             "the policy accepts development evidence, which proves nothing, and the engine is not on this machine; "
             "--insecure-remote-engine sends to it all the same"
         )
-    return policy
+    return file
+
+
+def _policy_trust(settings: ProxySettings) -> PolicyTrust:
+    return policy_trust(
+        settings.policy_signer,
+        min_version=settings.min_policy_version,
+        state_dir=settings.state_dir or state_directory(),
+        sigstore_root=settings.policy_sigstore_root,
+        sigstore_identity=settings.policy_sigstore_identity,
+        sigstore_issuer=settings.policy_sigstore_issuer,
+    )
 
 
 def _server_tls(settings: ProxySettings) -> ServerTls | None:
@@ -175,15 +203,44 @@ async def _session(settings: ProxySettings, policy: Policy) -> AsyncIterator[aio
         yield session
 
 
-def _service(settings: ProxySettings, policy: Policy, session: aiohttp.ClientSession, parts: ProxyParts) -> Service:
+@asynccontextmanager
+async def _vendors(settings: ProxySettings) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session of its own for the vendors' services: the engine's may know other roots, or this machine only."""
+    async with open_session(
+        tls=None, loopback_only=False, connect_timeout_s=settings.connect_timeout_s, idle_timeout_s=IDLE_VENDOR_S
+    ) as session:
+        yield session
+
+
+def _store(settings: ProxySettings, session: aiohttp.ClientSession, parts: ProxyParts) -> CollateralStore:
+    ask = None if settings.offline_collateral else ask_over(session)
+    return CollateralStore(Cache(settings.collateral_dir or cache_directory()), ask, parts.clock, parts.sources)
+
+
+def _service(
+    settings: ProxySettings,
+    policy: Policy,
+    session: aiohttp.ClientSession,
+    store: CollateralStore,
+    parts: ProxyParts,
+) -> Service:
     try:
         egress_proxy = proxy_for(settings.engine, parts.environ)
     except ValueError as exc:
         raise StartError(str(exc)) from exc
     telemetry = Telemetry()
-    fetch = partial(fetch_document, session, settings.engine, proxy=egress_proxy)
-    trust = Trust(fetch, policy, telemetry, clock=parts.clock, nap=parts.nap)
-    _observe(trust, policy, telemetry, parts.clock)
+    verifier = EngineVerifier(
+        settings.engine,
+        partial(fetch_document, session, settings.engine, proxy=egress_proxy),
+        policy,
+        store,
+        telemetry,
+        log=IdentityLog((settings.state_dir or state_directory()) / LOG_FILE),
+        clock=parts.clock,
+    )
+    trust = Trust(verifier.verify, telemetry, clock=parts.clock, nap=parts.nap)
+    _observe(trust, telemetry, parts.clock)
+    telemetry.insecure.set_function(lambda: float(verifier.policy.is_insecure or verifier.policy.has_insecure_roots))
     return Service(
         relay=Relay(
             session,
@@ -194,7 +251,7 @@ def _service(settings: ProxySettings, policy: Policy, session: aiohttp.ClientSes
             egress_proxy=egress_proxy,
         ),
         trust=trust,
-        policy=policy,
+        verifier=verifier,
         telemetry=telemetry,
         allowance=Allowance(),
         overall_timeout_s=settings.overall_timeout_s,
@@ -202,17 +259,23 @@ def _service(settings: ProxySettings, policy: Policy, session: aiohttp.ClientSes
     )
 
 
-def _observe(trust: Trust, policy: Policy, telemetry: Telemetry, clock: Clock) -> None:
+def _observe(trust: Trust, telemetry: Telemetry, clock: Clock) -> None:
     """Gauges that are read when a scrape asks."""
 
-    def verified_s() -> float:
-        return trust.held.result.verified_at.timestamp() if trust.held else 0.0
+    def seconds(moment: Callable[[AttestedEngine], datetime | None]) -> float:
+        when = moment(trust.held) if trust.held else None
+        return when.timestamp() if when else 0.0
 
-    telemetry.insecure.set(int(policy.is_insecure))
+    def age_s(moment: Callable[[AttestedEngine], datetime | None]) -> float:
+        began_s = seconds(moment)
+        return clock().timestamp() - began_s if began_s else 0.0
+
     telemetry.ready.set_function(lambda: float(trust.is_ready))
-    telemetry.verified_at.set_function(verified_s)
-    telemetry.expires_at.set_function(lambda: trust.held.result.expires_at.timestamp() if trust.held else 0.0)
-    telemetry.age.set_function(lambda: clock().timestamp() - verified_s() if trust.held else 0.0)
+    telemetry.verified_at.set_function(lambda: seconds(lambda held: held.result.verified_at))
+    telemetry.expires_at.set_function(lambda: seconds(lambda held: held.result.expires_at))
+    telemetry.collateral_expires_at.set_function(lambda: seconds(lambda held: held.result.collateral_expires_at))
+    telemetry.age.set_function(lambda: age_s(lambda held: held.result.verified_at))
+    telemetry.collateral_age.set_function(lambda: age_s(lambda held: held.collateral_at))
 
 
 def _rules(settings: ProxySettings) -> Rules:

@@ -26,7 +26,7 @@ from multidict import CIMultiDict
 from pydantic import SecretStr
 
 from attestation import insecure
-from attestation.policy import Policy
+from attestation.policy import INSECURE_ROOTS_WARNING, Policy
 from attestation.types import Check
 from proxy import sse
 from proxy.envelope import inner_head, released_headers, request_id
@@ -35,7 +35,8 @@ from proxy.guard import CORS_ORIGIN, cors_headers
 from proxy.relay import Answer, Relay
 from proxy.spool import Allowance, RetainedBody
 from proxy.telemetry import CONTENT_TYPE, Telemetry
-from proxy.trust import Attempt, AttestedEngine, Outcome, Trust
+from proxy.trust import Attempt, Outcome, Trust
+from proxy.verifier import AttestedEngine, EngineVerifier
 
 _log = structlog.get_logger(__name__)
 
@@ -57,12 +58,22 @@ class Service:
 
     relay: Relay
     trust: Trust
-    policy: Policy
+    verifier: EngineVerifier
     telemetry: Telemetry
     allowance: Allowance
     overall_timeout_s: float
     api_key: SecretStr | None = None
     draining: bool = False
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self.verifier.policy
+
+    def use_policy(self, policy: Policy) -> None:
+        """Put another policy in force: nothing is sealed before the engine has met it."""
+        self.verifier.policy = policy
+        self.trust.forget()
 
 
 SERVICE: Final = web.AppKey("service", Service)
@@ -237,12 +248,18 @@ def _report(service: Service) -> dict[str, Any]:
     return {
         "state": _state(held, last),
         "ready": service.trust.is_ready and not service.draining,
-        "insecure": service.policy.is_insecure,
-        "warning": insecure.WARNING if service.policy.is_insecure else None,
+        "insecure": service.policy.is_insecure or service.policy.has_insecure_roots,
+        "warning": _warning(service.policy),
         "policy_sha256": service.policy.digest,
         "engine": _engine_report(held) if held else None,
         "last_attempt": _attempt_report(last) if last else None,
     }
+
+
+def _warning(policy: Policy) -> str | None:
+    if policy.is_insecure:
+        return insecure.WARNING
+    return INSECURE_ROOTS_WARNING if policy.has_insecure_roots else None
 
 
 def _state(held: AttestedEngine | None, last: Attempt | None) -> str:
@@ -258,6 +275,8 @@ def _engine_report(engine: AttestedEngine) -> dict[str, Any]:
         "evidence": result.kind.value,
         "verified_at": _timestamp(result.verified_at),
         "expires_at": _timestamp(result.expires_at),
+        "collateral_expires_at": _timestamp(result.collateral_expires_at) if result.collateral_expires_at else None,
+        "claims": dict(result.claims),
         "keys_sha256": sorted(digest.hex() for digest in engine.digests),
         "checks": _checks(result.checks),
         "statement": {
@@ -289,12 +308,12 @@ def _timestamp(moment: datetime) -> str:
 
 
 async def get_bundle(request: web.Request) -> web.Response:
-    """The attestation document in use, as a file to keep."""
+    """The attestation in use, as a file to keep: `sottovoce-attest verify` checks it again, now or later."""
     held = request.app[SERVICE].trust.held
     if held is None:
         raise ProxyError(ErrorCode.NO_ATTESTED_ENGINE, retry_after_s=1.0)
     headers = {"Content-Disposition": f'attachment; filename="{BUNDLE_NAME}"', "Cache-Control": "no-store"}
-    return web.Response(body=held.document.encode(), content_type="application/json", headers=headers)
+    return web.Response(body=held.bundle.encode(), content_type="application/json", headers=headers)
 
 
 async def livez(_: web.Request) -> web.Response:
@@ -313,8 +332,8 @@ async def readyz(request: web.Request) -> web.Response:
     lines = ["ok" if ready else "not ready"]
     if "verbose" in request.query:
         lines = [f"[{'+' if met else '-'}] {name}" for name, met in conditions.items()] + lines
-    if service.policy.is_insecure:
-        lines.append(insecure.WARNING)
+    if warning := _warning(service.policy):
+        lines.append(warning)
     return web.Response(status=200 if ready else 503, text="\n".join(lines) + "\n")
 
 

@@ -34,7 +34,8 @@ from proxy.envelope import SealedUpload
 from proxy.errors import ErrorCode, ProxyError
 from proxy.spool import RetainedBody
 from proxy.telemetry import Telemetry
-from proxy.trust import AttestedEngine, Trust
+from proxy.trust import Trust
+from proxy.verifier import AttestedEngine
 
 _log = structlog.get_logger(__name__)
 

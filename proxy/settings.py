@@ -62,6 +62,7 @@ EngineUrl = Annotated[str, AfterValidator(_engine_url)]
 ListenAddress = Annotated[str, AfterValidator(_address)]
 Addresses = Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], NoDecode, BeforeValidator(_split)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -70,6 +71,23 @@ class ProxySettings(ProgramSettings):
 
     engine: EngineUrl = Field(description="URL of the engine; http is enough, since every request is sealed.")
     policy: Path = Field(description="TOML file of what the engine must prove.")
+    policy_signer: Texts = Field(
+        (), description="ed25519:HEX that must have signed the policy; may be repeated, and one of them is enough."
+    )
+    min_policy_version: int | None = Field(None, ge=1, description="Refuse older versions of a signed policy.")
+    policy_sigstore_root: Path | None = Field(None, description="trusted_root.json of a Sigstore instance.")
+    policy_sigstore_identity: str | None = Field(None, description="Who must have made POLICY.sigstore.json.")
+    policy_sigstore_issuer: str | None = Field(None, description="Who must have vouched for that identity.")
+    state_dir: Path | None = Field(
+        None,
+        description="Where policy versions and the log of identities are kept. Default: the user's data directory.",
+    )
+    collateral_dir: Path | None = Field(
+        None, description="Where collateral is cached. Default: the user's cache directory."
+    )
+    offline_collateral: bool = Field(
+        False, description="Ask no vendor: collateral comes from the engine and the cache only."
+    )
     api_key: SecretFile | None = Field(
         None, description="@FILE with the engine's API key; replaces the Authorization of the apps."
     )

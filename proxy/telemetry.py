@@ -47,6 +47,19 @@ class Telemetry:
         self._reverifications = self._counter(
             "attestation_reverifications_total", "Verifications of the engine, by what asked for them.", ["reason"]
         )
+        self._failed_checks = self._counter(
+            "attestation_failures_total", "Verifications that refused, by the first check that failed.", ["check"]
+        )
+        self._log_failures = self._counter(
+            "identity_log_failures_total", "Accepted identities that could not be written to the log."
+        )
+        self.collateral_age = self._gauge(
+            "attestation_collateral_age_seconds", "How old the oldest piece of collateral in use is; 0 without any."
+        )
+        self.collateral_expires_at = self._gauge(
+            "attestation_collateral_expiry_timestamp_seconds",
+            "When the first certificate or piece of collateral in use expires; 0 without any.",
+        )
         self.verified_at = self._gauge(
             "attestation_verified_timestamp_seconds", "When the engine in use was verified; 0 without one."
         )
@@ -56,7 +69,8 @@ class Telemetry:
         self.age = self._gauge("attestation_age_seconds", "How old the verification in use is; 0 without one.")
         self.ready = self._gauge("ready", "1 while requests would be sealed and sent.")
         self.insecure = self._gauge(
-            "insecure", "1 while the policy accepts development evidence, which proves nothing."
+            "insecure",
+            "1 while the policy accepts development evidence, which proves nothing, or believes other roots.",
         )
 
     def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
@@ -109,9 +123,14 @@ class Telemetry:
     def retried(self, reason: str) -> None:
         self._retries.labels(reason=reason).inc()
 
-    def verified(self, outcome: str, reason: str) -> None:
+    def verified(self, outcome: str, reason: str, first_failed: str | None) -> None:
         self._verifications.labels(outcome=outcome).inc()
         self._reverifications.labels(reason=reason).inc()
+        if first_failed is not None:
+            self._failed_checks.labels(check=first_failed).inc()
+
+    def log_failed(self) -> None:
+        self._log_failures.inc()
 
     def exposition(self) -> bytes:
         """What a scrape gets."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,13 +24,11 @@ from typing import Final
 import structlog
 
 from attestation.channel.keyconfig import KeyConfig
-from attestation.document import AttestationDocument
 from attestation.errors import AttestationError, FetchError, RefusedError
-from attestation.policy import Policy
-from attestation.types import NONCE_BYTES, Check, Nonce
-from attestation.verify import AttestationResult, verify
+from attestation.types import Check
 from proxy.errors import ErrorCode, ProxyError
 from proxy.telemetry import Telemetry
+from proxy.verifier import AttestedEngine, Clock, utc_now
 
 _log = structlog.get_logger(__name__)
 
@@ -47,8 +44,7 @@ MAX_NAP_S: Final = 15.0
 CLOCK_TOLERANCE: Final = timedelta(seconds=60)
 """How far the wall clock may step back before what it said earlier is void."""
 
-Fetch = Callable[[Nonce], Awaitable[AttestationDocument]]
-Clock = Callable[[], datetime]
+Verify = Callable[[], Awaitable[AttestedEngine]]
 
 
 class Outcome(StrEnum):
@@ -68,23 +64,6 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class AttestedEngine:
-    """An engine that proved itself, and the document with which anyone can check that again."""
-
-    result: AttestationResult
-    document: AttestationDocument
-
-    @property
-    def digests(self) -> frozenset[bytes]:
-        """Identities of the keys in force."""
-        return frozenset(config.digest for config in self.result.statement.ohttp_keys)
-
-    def choose_key(self) -> KeyConfig:
-        """Any key of the statement: each belongs to one worker process, and load spreads over them."""
-        return secrets.choice(self.result.statement.ohttp_keys)
-
-
-@dataclass(frozen=True, slots=True)
 class Attempt:
     """The last verification. checks: what was checked, as far as it came; detail: what went wrong, in our words."""
 
@@ -95,25 +74,19 @@ class Attempt:
     detail: str = ""
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Trust:
     """What is known of one engine."""
 
     def __init__(
         self,
-        fetch: Fetch,
-        policy: Policy,
+        verify: Verify,
         telemetry: Telemetry,
         *,
         clock: Clock = utc_now,
         nap: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """fetch: the engine's document for a nonce. clock: aware wall-clock time. nap: waits so many seconds."""
-        self._fetch = fetch
-        self._policy = policy
+        """verify: one verification. clock: aware wall-clock time. nap: waits so many seconds."""
+        self._verify_engine = verify
         self._telemetry = telemetry
         self._clock = clock
         self._nap = nap
@@ -121,6 +94,8 @@ class Trust:
         self._due_at = datetime.min.replace(tzinfo=UTC)
         self._failures = 0
         self._attempts = 0
+        self._rules = 0
+        """Counts policies: what was verified by an earlier one is not accepted."""
         self._verifying = asyncio.Lock()
         self._circuit = _Circuit()
         self.last_attempt: Attempt | None = None
@@ -197,18 +172,26 @@ class Trust:
                 self._attempts += 1
 
     async def _attempt(self, reason: Reason) -> Attempt:
-        nonce = Nonce(secrets.token_bytes(NONCE_BYTES))
+        rules = self._rules
         try:
-            document = await self._fetch(nonce)
-            result = verify(document, self._policy, expected=nonce, now=self._clock())
+            engine = await self._verify_engine()
         except RefusedError as exc:
             return Attempt(Outcome.REFUSED, reason, self._clock(), exc.checks, str(exc))
         except FetchError as exc:
             return Attempt(Outcome.UNREACHABLE, reason, self._clock(), (), str(exc))
         except AttestationError as exc:  # it cannot be read as evidence
             return Attempt(Outcome.REFUSED, reason, self._clock(), (), str(exc))
-        self._accept(AttestedEngine(result, document))
-        return Attempt(Outcome.ACCEPTED, reason, result.verified_at, result.checks)
+        if rules != self._rules:
+            return Attempt(Outcome.UNREACHABLE, reason, self._clock(), (), "the policy changed meanwhile")
+        self._accept(engine)
+        return Attempt(Outcome.ACCEPTED, reason, engine.result.verified_at, engine.result.checks)
+
+    def forget(self) -> None:
+        """Drop what was accepted, for the rules have changed: nothing is sealed before it is verified anew."""
+        self._held = None
+        self._rules += 1
+        self._failures = 0
+        self._due_at = datetime.min.replace(tzinfo=UTC)
 
     def _accept(self, engine: AttestedEngine) -> None:
         if self._held is None or engine.digests != self._held.digests:
@@ -217,7 +200,8 @@ class Trust:
 
     def _conclude(self, attempt: Attempt) -> None:
         self.last_attempt = attempt
-        self._telemetry.verified(attempt.outcome, attempt.reason)
+        failed = [check.name for check in attempt.checks if check.failed]
+        self._telemetry.verified(attempt.outcome, attempt.reason, failed[0] if failed else None)
         if attempt.outcome is Outcome.ACCEPTED:
             self._failures = 0
             self._due_at = self._renewal(attempt.at)
@@ -228,7 +212,6 @@ class Trust:
         if attempt.outcome is Outcome.REFUSED and self.held is None:
             self.refused.set()
         # The names of checks are ours; their details may quote an engine that nobody vouches for.
-        failed = [check.name for check in attempt.checks if check.failed]
         _log.warning("attestation_failed", outcome=attempt.outcome.value, reason=attempt.reason.value, failed=failed)
 
     def _renewal(self, verified_at: datetime) -> datetime:

@@ -17,20 +17,47 @@ FORBIDDEN = {"attestation": {"engine", "proxy"}, "engine": {"proxy"}, "proxy": {
 
 DOORS = {
     "av": {"engine/speech/media.py"},
-    "ctypes": {"engine/speech/sandbox.py"},
-    "cryptography": {"attestation/channel/hpke.py"},
-    "faster_whisper": {"engine/backends/faster_whisper_worker.py"},
-    "nacl": {"proxy/spool.py"},
-    "numpy": {"engine/backends/faster_whisper_worker.py", "engine/speech/vad.py"},
+    "ctypes": {"attestation/nvml.py", "engine/speech/sandbox.py"},
+    "cryptography": {
+        "attestation/channel/hpke.py",
+        "attestation/gpu/chain.py",
+        "attestation/gpu/nras.py",
+        "attestation/gpu/ocsp.py",
+        "attestation/gpu/rim.py",
+        "attestation/roots.py",
+        "attestation/snp/certificate.py",
+        "attestation/snp/chain.py",
+        "attestation/snp/vek.py",
+        "attestation/sources.py",
+        "attestation/tdx/certificates.py",
+    },
+    "dcap_qvl": {"attestation/tdx/chain.py"},
+    "faster_whisper": {"engine/backends/alignment.py", "engine/backends/faster_whisper_worker.py"},
+    "lxml": {"attestation/gpu/rim.py"},
+    "nacl": {"attestation/signature.py", "proxy/spool.py"},
+    "numpy": {"engine/backends/alignment.py", "engine/backends/faster_whisper_worker.py", "engine/speech/vad.py"},
     "onnxruntime": {"engine/speech/vad.py"},
     "prometheus_client": {"engine/telemetry.py", "proxy/telemetry.py"},
+    "platformdirs": {"attestation/state.py"},
+    "pynvml": {"attestation/nvml.py"},
     "python_multipart": {"engine/openai/multipart.py"},
+    "sigstore": {"attestation/provenance.py"},
     "torch": {"engine/backends/vllm_logits.py", "engine/backends/vllm_rules.py"},
     "transformers": {"engine/backends/vllm_model.py"},
     "vllm": {"engine/backends/vllm_logits.py", "engine/backends/vllm_model.py", "engine/backends/vllm_plugin.py"},
 }
 
-ENGINE_ONLY = ("av", "ctranslate2", "faster_whisper", "numpy", "onnxruntime", "python_multipart", "torch", "vllm")
+ENGINE_ONLY = (
+    "av",
+    "ctranslate2",
+    "faster_whisper",
+    "numpy",
+    "onnxruntime",
+    "pynvml",
+    "python_multipart",
+    "torch",
+    "vllm",
+)
 
 
 def modules() -> Iterator[tuple[str, set[str]]]:

@@ -7,7 +7,7 @@ from prometheus_client import Metric
 
 from proxy.telemetry import DURATION_BUCKETS_S, PREFIX, Telemetry
 
-LABELS = {"status", "code", "outcome", "reason", "version", "le"}
+LABELS = {"status", "code", "outcome", "reason", "version", "check", "le"}
 
 METRICS = list(Telemetry().registry.collect())
 

@@ -9,12 +9,14 @@ import pytest
 from structlog.testing import LogCapture
 
 from attestation.channel.keyconfig import GatewayKey
+from attestation.collateral import Cache, CollateralStore
 from attestation.document import AttestationDocument
 from attestation.errors import EvidenceError, FetchError
 from attestation.types import Nonce
 from proxy.errors import ErrorCode, ProxyError
 from proxy.telemetry import Telemetry
 from proxy.trust import MAX_BACKOFF_S, MAX_NAP_S, Outcome, Reason, Trust
+from proxy.verifier import EngineVerifier
 from tests.attestation.samples import DEFAULT_POLICY, NOW, attested, statement_with
 from tests.proxy.waiting import until
 
@@ -35,7 +37,11 @@ class World:
         self.naps: list[float] = []
         self.wake_at, self.woken = NOW, asyncio.Event()
         self.telemetry = Telemetry()
-        self.trust = Trust(self.fetch, DEFAULT_POLICY, self.telemetry, clock=lambda: self.now, nap=self.nap)
+        store = CollateralStore(Cache(None), None, lambda: self.now)
+        self.verifier = EngineVerifier(
+            "http://engine", self.fetch, DEFAULT_POLICY, store, self.telemetry, clock=lambda: self.now
+        )
+        self.trust = Trust(self.verifier.verify, self.telemetry, clock=lambda: self.now, nap=self.nap)
 
     async def fetch(self, nonce: Nonce) -> AttestationDocument:
         self.fetches += 1
@@ -191,7 +197,7 @@ async def test_what_is_no_evidence_at_all_is_a_refusal(world: World) -> None:
 
 async def test_a_document_for_another_nonce_is_refused(world: World) -> None:
     fetch = world.fetch
-    world.trust._fetch = lambda _: fetch(Nonce(bytes(32)))
+    world.verifier._fetch = lambda _: fetch(Nonce(bytes(32)))
     assert (await refused(world)).code is ErrorCode.ATTESTATION_REFUSED
 
 
