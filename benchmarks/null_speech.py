@@ -12,6 +12,7 @@ from engine.types import (
     Clip,
     ClipTranscript,
     DecodingOptions,
+    RawSamples,
     Segment,
     TextDelta,
 )
@@ -27,6 +28,8 @@ class NullTranscriber:
     attached = False
     arguments: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
+    word_timestamps = False
+    logprobs = False
     slots = 64
     ready = True
 
@@ -63,7 +66,11 @@ class NullDecoder:
     _waiting: int = 0
     _all_there: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def decode(self, audio: bytes | bytearray | memoryview) -> AsyncGenerator[AudioBlock, None]:  # noqa: ARG002
+    async def decode(
+        self,
+        audio: bytes | bytearray | memoryview,  # noqa: ARG002
+        raw: RawSamples | None = None,  # noqa: ARG002
+    ) -> AsyncGenerator[AudioBlock, None]:
         self._waiting += 1
         if self._waiting >= self.hold_until:
             self._all_there.set()

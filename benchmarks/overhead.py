@@ -20,8 +20,10 @@ from pathlib import Path
 
 import aiohttp
 
+from benchmarks.processes import Server
+from benchmarks.processes import proxy as proxy_before
+
 KIB, MIB = 1024, 1024 * 1024
-POLICY = Path(__file__).parent.parent / "examples" / "insecure-policy.toml"
 PATH = "/v1/audio/transcriptions"
 BOUNDARY = "benchmark"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -48,18 +50,12 @@ LOADS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    process: asyncio.subprocess.Process
-    url: str
-
-
 async def main() -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}")
     async with AsyncExitStack() as stack:
         direct = await stack.enter_async_context(_server("direct"))
         engine = await stack.enter_async_context(_server("engine"))
-        proxy = await stack.enter_async_context(_proxy(engine.url))
+        proxy = await stack.enter_async_context(proxy_before(engine.url))
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None))
         )
@@ -125,7 +121,11 @@ def _form(file_bytes: int) -> bytes:
 
 async def _peak_memory() -> str:
     """Peak memory of the proxy while `UPLOADS` uploads of 25 MiB wait for their answers."""
-    async with _server("engine", UPLOADS) as engine, _proxy(engine.url) as proxy, aiohttp.ClientSession() as session:
+    async with (
+        _server("engine", UPLOADS) as engine,
+        proxy_before(engine.url) as proxy,
+        aiohttp.ClientSession() as session,
+    ):
         before = _peak_bytes(proxy.process.pid)
         body = _form(25 * MIB)
         async with asyncio.TaskGroup() as group:
@@ -156,34 +156,6 @@ async def _server(kind: str, hold_until: int = 0) -> AsyncIterator[Server]:
     finally:
         process.terminate()
         await process.wait()
-
-
-@asynccontextmanager
-async def _proxy(engine_url: str) -> AsyncIterator[Server]:
-    address, status = "127.0.0.1:18080", "127.0.0.1:18081"
-    program = Path(sys.executable).with_name("sottovoce")
-    process = await asyncio.create_subprocess_exec(
-        program, "proxy", "--engine", engine_url, "--policy", str(POLICY), "--listen", address,
-        "--status-listen", status, "--log-level", "error", stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        await _until_ready(f"http://{status}/readyz")
-        yield Server(process, f"http://{address}")
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-async def _until_ready(url: str) -> None:
-    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
-        while True:
-            try:
-                async with session.get(url) as response:
-                    if response.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -15,25 +15,31 @@ import structlog
 from aiohttp import web
 
 from attestation import insecure
-from attestation.attester import EvidenceDesk
+from attestation.attester import Attester, EvidenceDesk
 from attestation.channel.keyconfig import KeyConfig
 from attestation.document import WELL_KNOWN_PATH, parse_nonce
-from attestation.errors import AttestationError
+from attestation.errors import AttestationError, EvidenceError, FetchError, RefusedError
 from attestation.http import Address, listening
 from attestation.insecure import InsecureAttester
+from attestation.machine import MachineAttester
+from attestation.policy import Policy, read_policy
 from attestation.program import ExitCode, until_stopped
 from attestation.statement import EffectiveConfig, ModelIdentity, Statement, encode_statement
+from attestation.tsm import ConfigfsTree
 from attestation.types import StatementBytes
 from engine.admission import Admission, UploadPace
 from engine.application import SpeechApplication
 from engine.authority import Anyone, Authority, KeyHolders
 from engine.backends.faster_whisper import FasterWhisperTranscriber
+from engine.backends.readings import read_metrics
 from engine.backends.vllm import AttachedVllm, VllmTranscriber
+from engine.backends.vllm_aligner import Aligner
 from engine.backends.vllm_server import Serving
 from engine.gateway import Gateway, outer_error
 from engine.key_file import KeyFile
 from engine.keys import KeyRing
 from engine.openai.models import ModelCatalogue, ServedModel
+from engine.self_check import SELF_POLICY, check_self
 from engine.settings import MAX_REQUEST_BYTES, BackendKind, EngineSettings
 from engine.speech.decode import AudioDecoder
 from engine.speech.pipeline import Decoder, SpeechPipeline
@@ -90,6 +96,7 @@ class EngineParts:
 
     transcriber: Transcriber | None = None
     decoder: Decoder | None = None
+    attester: Attester | None = None
     heartbeat_s: float = 15.0
     pace: UploadPace = field(default_factory=UploadPace)
     clock: Callable[[], float] = time.time
@@ -99,13 +106,24 @@ class EngineParts:
 
 
 async def serve(settings: EngineSettings) -> ExitCode:
-    """Serve until SIGTERM or SIGINT, then drain."""
+    """Serve until SIGTERM or SIGINT, then drain; not at all where this engine fails its own policy."""
     _keep_memory_private()
-    async with running_engine(settings) as engine:
-        _announce(engine)
-        await until_stopped()
-        _log.info("draining", requests=engine.application.admission.requests, longest_s=settings.drain_s)
+    try:
+        async with running_engine(settings) as engine:
+            _announce(engine)
+            await until_stopped()
+            _log.info("draining", requests=engine.application.admission.requests, longest_s=settings.drain_s)
+    except (RefusedError, EvidenceError, FetchError) as exc:
+        return _refuse_to_serve(exc)
     return ExitCode.ACCEPTED
+
+
+def _refuse_to_serve(reason: AttestationError) -> ExitCode:
+    for check in reason.checks if isinstance(reason, RefusedError) else ():
+        if check.failed:
+            _log.error("self_check_failed", check=check.name, detail=check.detail)
+    _log.error("not_serving", error=type(reason).__name__, detail=str(reason))
+    return ExitCode.INTERNAL if isinstance(reason, FetchError) else ExitCode.REFUSED
 
 
 def _keep_memory_private() -> None:
@@ -134,30 +152,33 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
     Raises BackendError, KeyFileError, AttestationError, OSError.
     """
     parts = parts or EngineParts()
-    telemetry = Telemetry()
     transcriber = parts.transcriber or _transcriber(settings)
+    telemetry = Telemetry(transcriber.kind)
     state = EngineState(transcriber, telemetry)
     telemetry.gateway.insecure.set(int(settings.insecure_evidence))
     telemetry.gateway.backend_ready.set_function(lambda: float(transcriber.ready))
     async with AsyncExitStack() as stack:
         status_address = await stack.enter_async_context(_listening(_status_app(state), settings.status_listen))
-        await stack.enter_async_context(_backend(transcriber))
-        decoder = await stack.enter_async_context(_decoder(settings, parts))
-        catalogue = await _catalogue(settings)
+        policy = read_policy(settings.policy) if settings.policy else None
+        catalogue = await _catalogue(settings, transcriber)
         ring = KeyRing(
-            await _claims(settings, catalogue, transcriber),
+            await _claims(settings, catalogue, transcriber, policy),
             lifetime_s=settings.key_lifetime_s,
             overlap_s=settings.key_overlap_s,
             now=parts.clock(),
         )
+        # First what must be accepted, then what would hear: neither GPU nor model has work before.
+        desk = await _open_desk(settings, parts, ring, policy)
+        await stack.enter_async_context(_backend(transcriber))
+        decoder = await stack.enter_async_context(_decoder(settings, parts))
         pipeline = SpeechPipeline(transcriber, decoder, slots=transcriber.slots, observer=telemetry.speech)
         authority = await stack.enter_async_context(_authority(settings, parts))
         application = _application(settings, catalogue, pipeline, telemetry, authority)
         gateway = _gateway(ring, application, telemetry, parts)
-        app = _public_app(gateway, ring, telemetry, parts.clock)
+        app = _public_app(gateway, desk, ring, telemetry, parts.clock)
         timers: dict[Act, float] = {
             lambda: ring.expire(parts.clock()): parts.key_timer_s,
-            telemetry.close_window: parts.window_s,
+            _closing_windows(telemetry, transcriber, settings): parts.window_s,
         }
         await stack.enter_async_context(_timed(timers))
         address = await stack.enter_async_context(_listening(app, settings.listen))
@@ -192,7 +213,37 @@ def _transcriber(settings: EngineSettings) -> Transcriber:
         )
     if settings.attaches:
         return AttachedVllm(settings.models[0][0], uds=settings.vllm_uds, url=settings.vllm_url)
-    return VllmTranscriber(models, program=settings.vllm_program, serving=Serving(device=settings.device))
+    return VllmTranscriber(
+        models,
+        program=settings.vllm_program,
+        serving=Serving(device=settings.device),
+        aligner=Aligner(models, program=settings.vllm_program, device=settings.align_device or settings.device),
+    )
+
+
+def _closing_windows(telemetry: Telemetry, transcriber: Transcriber, settings: EngineSettings) -> Act:
+    async def close_window() -> None:
+        telemetry.close_window(await read_metrics(transcriber, [name for name, _ in settings.models]))
+
+    return close_window
+
+
+async def _open_desk(
+    settings: EngineSettings, parts: EngineParts, ring: KeyRing, policy: Policy | None
+) -> EvidenceDesk:
+    """Whoever attests the engine, once what it attests was accepted; only then are GPUs let to work."""
+    attester = parts.attester or await _attester(settings)
+    desk = EvidenceDesk(attester, lambda: ring.current(parts.clock()).statement)
+    if policy is not None:
+        await check_self(desk, policy, now=parts.clock())
+        await attester.admit_devices()
+    return desk
+
+
+async def _attester(settings: EngineSettings) -> Attester:
+    if settings.insecure_evidence:
+        return InsecureAttester()
+    return await MachineAttester.open(ConfigfsTree(settings.tsm_path))
 
 
 @asynccontextmanager
@@ -236,12 +287,14 @@ async def _authority(settings: EngineSettings, parts: EngineParts) -> AsyncItera
         yield holders
 
 
-async def _catalogue(settings: EngineSettings) -> ModelCatalogue:
+async def _catalogue(settings: EngineSettings, transcriber: Transcriber) -> ModelCatalogue:
     models = tuple(
         ServedModel(
             name,
             created=int(path.stat().st_mtime),
             aliases=tuple(alias for alias, served in settings.aliases if served == name),
+            word_timestamps=transcriber.word_timestamps,
+            logprobs=transcriber.logprobs,
         )
         for name, path in settings.models
     )
@@ -249,7 +302,7 @@ async def _catalogue(settings: EngineSettings) -> ModelCatalogue:
 
 
 async def _claims(
-    settings: EngineSettings, catalogue: ModelCatalogue, transcriber: Transcriber
+    settings: EngineSettings, catalogue: ModelCatalogue, transcriber: Transcriber, policy: Policy | None
 ) -> Callable[[KeyConfig, int], StatementBytes]:
     digests = {name: await asyncio.to_thread(weights_digest, path) for name, path in settings.models}
     models = tuple(ModelIdentity(model.id, model.aliases, digests[model.id]) for model in catalogue.models)
@@ -278,6 +331,7 @@ async def _claims(
                 config=config,
                 tls_spki_sha256=None,
                 receipt_key=None,
+                extensions={SELF_POLICY: policy.digest} if policy else {},
             )
         )
 
@@ -317,8 +371,9 @@ def _gateway(ring: KeyRing, application: SpeechApplication, telemetry: Telemetry
     )
 
 
-def _public_app(gateway: Gateway, ring: KeyRing, telemetry: Telemetry, clock: Callable[[], float]) -> web.Application:
-    desk = EvidenceDesk(InsecureAttester(), lambda: ring.current(clock()).statement)
+def _public_app(
+    gateway: Gateway, desk: EvidenceDesk, ring: KeyRing, telemetry: Telemetry, clock: Callable[[], float]
+) -> web.Application:
     telemetry.gateway.key_expiry.set_function(lambda: ring.current(clock()).retires_at)
 
     async def attest(request: web.Request) -> web.Response:

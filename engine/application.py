@@ -32,9 +32,9 @@ from engine.openai.events import CONTENT_TYPE, KEEP_ALIVE, error_event, event_st
 from engine.openai.fields import ParsedRequest, parse_transcription, parse_translation
 from engine.openai.formats import render
 from engine.openai.models import ModelCatalogue
-from engine.openai.multipart import MAX_FILE_BYTES, Form, MultipartReader
+from engine.openai.multipart import Form, MultipartReader
 from engine.telemetry import SpeechMetrics
-from engine.types import TextDelta, Transcription, TranscriptionRequest
+from engine.types import MAX_FILE_BYTES, TextDelta, Transcription, TranscriptionRequest
 
 _log = structlog.get_logger(__name__)
 
@@ -106,7 +106,7 @@ class SpeechApplication:
 
         No metric has a series for each key, which would show the operator who sends how much, and when.
         """
-        self.metrics.requests.labels(endpoint=endpoint, status=str(status)).inc()
+        self.metrics.answered(endpoint, status)
         if self._log_requests:
             named = {"key": caller.name} if caller and caller.name else {}
             _log.info("request", endpoint=endpoint, status=status, request_id=number, **named)
@@ -191,7 +191,7 @@ class _SpeechExchange:
     async def answer(self) -> Answer:
         form = self._reader.finish()
         parsed = self._parse(form, self._application.catalogue)
-        self._application.metrics.unknown_fields.inc(parsed.unknown_fields)
+        self._application.metrics.fields_ignored(parsed.unknown_fields)
         audio = form.audio
         if audio is None:
             raise RequestError(ErrorCode.MISSING_REQUIRED_PARAMETER, "file")
@@ -237,7 +237,7 @@ class _SpeechExchange:
     def _finished(self, begun: float, transcription: Transcription) -> float:
         took_s = time.monotonic() - begun
         self._visit.hear(transcription.duration_s)
-        self._application.metrics.duration.labels(endpoint=self._endpoint).observe(took_s)
+        self._application.metrics.text_completed(self._endpoint, took_s)
         self._application.answered(self._endpoint, 200, self._request_id, self._visit.caller)
         return took_s
 

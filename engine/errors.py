@@ -32,6 +32,7 @@ class ErrorCode(StrEnum):
     INVALID_API_KEY = "invalid_api_key"
     INVALID_LANGUAGE = "invalid_language"
     INVALID_MULTIPART = "invalid_multipart"
+    INVALID_RAW_AUDIO = "invalid_raw_audio"
     INVALID_TYPE = "invalid_type"
     INVALID_VALUE = "invalid_value"
     METHOD_NOT_ALLOWED = "method_not_allowed"

@@ -9,13 +9,14 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from attestation.errors import PolicyError
 from attestation.http import Address
+from attestation.policy import read_policy
 from attestation.program import ProgramSettings
+from attestation.tsm import DEFAULT_ROOT
 from engine.errors import KeyFileError
 from engine.key_file import read_keys
-
-MAX_FILE_BYTES = 26_214_400
-"""OpenAI's limit on the file part, to the byte."""
+from engine.types import MAX_FILE_BYTES
 
 MAX_REQUEST_BYTES = MAX_FILE_BYTES + 1024 * 1024
 """A whole inner request: the file, and a mebibyte for every other part."""
@@ -70,6 +71,10 @@ class EngineSettings(ProgramSettings):
     compute_type: str = Field("default", description="CTranslate2 compute type of faster-whisper.")
     parallel_clips: int = Field(1, gt=0, description="Clips that faster-whisper works on at a time.")
     vllm_program: str = Field("vllm", description="The vllm program, of an environment with this distribution in it.")
+    align_device: str | None = Field(
+        None,
+        description="Where word times are found for vLLM's texts, by CTranslate2: cpu or cuda; by default `device`.",
+    )
     vllm_uds: Path | None = Field(
         None, description="Unix socket of a vLLM that runs already; confessed, and refused by the default policy."
     )
@@ -80,8 +85,15 @@ class EngineSettings(ProgramSettings):
     )
     insecure_evidence: bool = Field(
         False,
-        validate_default=True,
         description="DEVELOPMENT ONLY: attest with evidence that proves nothing. Only an insecure policy accepts it.",
+    )
+    tsm_path: Path = Field(
+        DEFAULT_ROOT, description="Where the kernel hands out reports of the processor (configfs-tsm)."
+    )
+    policy: Path | None = Field(
+        None,
+        validate_default=True,
+        description="TOML file of what this engine must prove to itself before it serves; needed outside development.",
     )
     allow_unsandboxed_decoder: bool = Field(
         False, description="DANGER: decode uploads even where the kernel offers no system call filter."
@@ -144,12 +156,19 @@ class EngineSettings(ProgramSettings):
             raise ValueError("attaching to a vLLM needs exactly one --model")
         return url
 
-    @field_validator("insecure_evidence")
+    @field_validator("policy")
     @classmethod
-    def _evidence_exists(cls, insecure: bool) -> bool:
-        if not insecure:
-            raise ValueError("no evidence to attest with on this machine; this option is the development stand-in")
-        return insecure
+    def _policy_can_be_used(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        try:
+            if path is not None:
+                read_policy(path)
+            elif not info.data.get("insecure_evidence"):
+                raise ValueError(
+                    "is needed, for what is not judged is not served; only --insecure-evidence goes without"
+                )
+        except PolicyError as exc:
+            raise ValueError(str(exc)) from exc
+        return path
 
     @field_validator("api_keys")
     @classmethod

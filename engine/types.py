@@ -17,6 +17,9 @@ WINDOW_SAMPLES = 512
 MAX_CLIP_S = 30.0
 """Whisper hears at most this much at once."""
 
+MAX_FILE_BYTES = 26_214_400
+"""OpenAI's limit on the file part: 25 MiB exactly are accepted, one byte more is not."""
+
 
 class Task(StrEnum):
     TRANSCRIBE = "transcribe"
@@ -46,6 +49,20 @@ class VoiceActivity:
 
 
 @dataclass(frozen=True, slots=True)
+class RawSamples:
+    """What the bytes of a file without a container are: interleaved signed 16-bit samples."""
+
+    rate_hz: int
+    channels: int = 1
+    big_endian: bool = False
+
+    @property
+    def frame_bytes(self) -> int:
+        """One sample of every channel."""
+        return BYTES_PER_SAMPLE * self.channels
+
+
+@dataclass(frozen=True, slots=True)
 class TranscriptionRequest:
     """A request for text, its fields checked; the audio travels beside it.
 
@@ -55,6 +72,7 @@ class TranscriptionRequest:
     temperature: 0 runs the fallback ladder, anything else decodes once at that temperature.
     vllm_stream_shape: stream events in the shape vLLM's own server uses.
     sampling: further sampling parameters by their vLLM names, already checked.
+    raw_samples: what the file is, if it was sent as samples without a container.
     """
 
     model: str
@@ -72,6 +90,7 @@ class TranscriptionRequest:
     voice_activity: VoiceActivity | None = field(default_factory=VoiceActivity)
     max_completion_tokens: int | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
+    raw_samples: RawSamples | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +107,14 @@ class AudioBlock:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A stretch of a file that a backend hears at once; at most `MAX_CLIP_S` long."""
+    """A stretch of a file that a backend hears at once; at most `MAX_CLIP_S` long.
+
+    speech: how likely each of its windows holds speech, as in `AudioBlock`; nothing where that is not known.
+    """
 
     start_s: float
     pcm: bytes
+    speech: bytes = b""
 
     @property
     def duration_s(self) -> float:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from engine.backends.keeper import Keeper
 from engine.backends.messages import (
     Fields,
     Kind,
@@ -30,11 +31,10 @@ from engine.backends.messages import (
     languages_from_fields,
     options_to_fields,
     transcript_from_fields,
+    transcript_to_fields,
 )
 from engine.errors import BackendError
 from engine.types import Clip, ClipTranscript, DecodingOptions, TextDelta
-
-MAX_RESTART_DELAY_S = 30.0
 
 MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  a directory in memory is the point
 """Where the worker's temporary files go, should it ever make one: memory, not a disk."""
@@ -82,6 +82,8 @@ class FasterWhisperTranscriber:
     kind = "faster-whisper"
     attached = False
     plugins: tuple[str, ...] = ()
+    word_timestamps = True
+    logprobs = True
 
     def __init__(
         self,
@@ -97,9 +99,7 @@ class FasterWhisperTranscriber:
     ) -> None:
         self._loading = Loading(models, device, compute_type, beam_size, parallel_clips, cpu_threads)
         self._start_timeout_s = start_timeout_s
-        self._restart_delay_s = restart_delay_s
-        self._worker: _Worker | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._keeper = Keeper(self._launch, name="the faster-whisper worker", delay_s=restart_delay_s)
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -115,23 +115,13 @@ class FasterWhisperTranscriber:
 
     @property
     def ready(self) -> bool:
-        return self._worker is not None and self._worker.alive
+        return self._keeper.current is not None and self._keeper.current.alive
 
     async def start(self) -> None:
-        worker = await self._launch()
-        # Lives as long as this object, longer than any TaskGroup here could; `close` awaits it.
-        self._keeper = asyncio.create_task(self._keep(worker))  # noqa: TID251
+        await self._keeper.start()
 
     async def close(self) -> None:
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait([keeper])
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            await worker.close()
-        if keeper is not None and not keeper.cancelled():
-            keeper.result()
+        await self._keeper.close()
 
     async def languages(self, model: str, clip: Clip) -> Mapping[str, float]:
         async with aclosing(self._call(Kind.LANGUAGES, model, clip)) as answers:
@@ -140,51 +130,48 @@ class FasterWhisperTranscriber:
         raise AssertionError("a call yields or raises")
 
     async def transcribe(self, model: str, clip: Clip, options: DecodingOptions) -> ClipTranscript:
-        async with aclosing(self._call(Kind.TRANSCRIBE, model, clip, options)) as answers:
-            async for answer in answers:
-                return _read(transcript_from_fields, answer)
-        raise AssertionError("a call yields or raises")
+        return await self._transcript(Kind.TRANSCRIBE, model, clip, options=options_to_fields(options))
+
+    async def align(
+        self, model: str, clip: Clip, transcript: ClipTranscript, options: DecodingOptions
+    ) -> ClipTranscript:
+        """Add to a transcript what `options` ask for: the times of words, the log probabilities of tokens.
+
+        It may come from another decoder of the same checkpoint. Raises BackendError.
+        """
+        fields = {"options": options_to_fields(options), "transcript": transcript_to_fields(transcript)}
+        return await self._transcript(Kind.ALIGN, model, clip, **fields)
 
     async def stream(
         self, model: str, clip: Clip, options: DecodingOptions
     ) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
-        async with aclosing(self._call(Kind.STREAM, model, clip, options)) as answers:
+        async with aclosing(self._call(Kind.STREAM, model, clip, options=options_to_fields(options))) as answers:
             async for answer in answers:
                 if answer["kind"] is Kind.DELTA:
                     yield _read(lambda fields: TextDelta(str(fields["text"])), answer)
                 else:
                     yield _read(transcript_from_fields, answer)
 
-    def _call(
-        self, kind: Kind, model: str, clip: Clip, options: DecodingOptions | None = None
-    ) -> AsyncGenerator[Fields, None]:
-        if self._worker is None:
+    async def _transcript(self, kind: Kind, model: str, clip: Clip, **fields: Fields) -> ClipTranscript:
+        async with aclosing(self._call(kind, model, clip, **fields)) as answers:
+            async for answer in answers:
+                return _read(transcript_from_fields, answer)
+        raise AssertionError("a call yields or raises")
+
+    def _call(self, kind: Kind, model: str, clip: Clip, **fields: Fields) -> AsyncGenerator[Fields, None]:
+        worker = self._keeper.current
+        if worker is None:
             raise BackendError("the faster-whisper worker is not running")
         if model not in self._loading.models:
             raise BackendError("the faster-whisper worker does not serve this model")
-        fields = {"model": model} if options is None else {"model": model, "options": options_to_fields(options)}
-        return self._worker.call(kind, fields, clip.pcm)
+        return worker.call(kind, {"model": model, **fields}, clip.pcm)
 
     async def _launch(self) -> _Worker:
-        self._worker = await _Worker.launch(self._loading, timeout_s=self._start_timeout_s)
-        return self._worker
-
-    async def _keep(self, worker: _Worker) -> None:
-        """Replace the worker whenever it dies, until cancelled."""
-        delay_s = self._restart_delay_s
-        while True:
-            await worker.ended.wait()
-            await worker.close()
-            _log.warning("the faster-whisper worker ended; another is started")
-            delay_s = self._restart_delay_s if worker.served else min(2 * delay_s, MAX_RESTART_DELAY_S)
-            worker.served = False  # its merit counts once, should its successor not start
-            await asyncio.sleep(delay_s)
-            with contextlib.suppress(BackendError):  # then the old one is found dead once more
-                worker = await self._launch()
+        return await _Worker.launch(self._loading, timeout_s=self._start_timeout_s)
 
 
 class _Worker(asyncio.Protocol):
-    """The engine's end of one worker process.
+    """The engine's end of one worker process. Implements `engine.backends.keeper.ModelServer`.
 
     ended: set once the worker takes no more calls, whoever hung up.
     served: whether it has answered a call.
@@ -215,6 +202,9 @@ class _Worker(asyncio.Protocol):
         except TimeoutError as exc:
             await worker.close()
             raise BackendError("the faster-whisper worker did not load its models in time") from exc
+        except OSError as exc:
+            await worker.close()
+            raise BackendError("no process could be started for the faster-whisper worker") from exc
         except BaseException:
             await worker.close()
             raise
@@ -256,6 +246,9 @@ class _Worker(asyncio.Protocol):
             del self._calls[number]
             if open_call and self.alive:
                 self._send(Kind.CANCEL, {"id": number})
+
+    async def wait(self) -> None:
+        await self.ended.wait()
 
     async def close(self) -> None:
         """Kill the worker, which has nothing to save, and wait until it is gone; safe to call twice."""

@@ -20,13 +20,14 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from faster_whisper import WhisperModel
 
+from engine.backends.alignment import align
 from engine.backends.messages import (
     PREFIX,
     Fields,
@@ -36,10 +37,11 @@ from engine.backends.messages import (
     encode,
     finite,
     options_from_fields,
+    transcript_from_fields,
     transcript_to_fields,
 )
 from engine.speech import sandbox
-from engine.speech.fallback import is_silence
+from engine.speech.fallback import drop_silence, is_silence
 from engine.types import ClipTranscript, DecodingOptions, Segment, Word
 
 MAX_TOKENS = 448
@@ -47,6 +49,9 @@ MAX_TOKENS = 448
 
 MAX_PROMPT_TOKENS = 223
 """How much of a prompt faster-whisper keeps: the end of it, with `<|startofprev|>` half of the decoder's length."""
+
+SECONDS_PER_FRAME = 0.01
+SECONDS_PER_TIMESTAMP = 0.02
 
 OLDER_LANGUAGE = {"yue": "zh"}
 """Models before large-v3 have no token for Cantonese and were trained with it under Chinese."""
@@ -109,7 +114,11 @@ class Model:
             log_prob_threshold=None,
             no_speech_threshold=None,
         )
-        return map(_segment, decoded)
+        return map(self._segment, decoded)
+
+    def align(self, pcm: bytes, transcript: ClipTranscript, options: DecodingOptions) -> ClipTranscript:
+        """Add what `options` ask for: the times of a transcript's words, the log probabilities of its tokens."""
+        return align(self._whisper, _samples(pcm), transcript, options, language=self._language(options.language))
 
     def prompt_tokens(self, options: DecodingOptions) -> int:
         """Return how many tokens of the request's prompt the model reads."""
@@ -127,6 +136,38 @@ class Model:
         if options.max_tokens is None:
             return None
         return max(1, min(options.max_tokens, MAX_TOKENS - self.prompt_tokens(options) - 4))
+
+    def _segment(self, segment: Any) -> Segment:
+        """Translate a `faster_whisper.transcribe.Segment`."""
+        start_s, end_s = self._times(segment)
+        return Segment(
+            start_s=start_s,
+            end_s=end_s,
+            text=segment.text,
+            tokens=tuple(segment.tokens),
+            temperature=float(segment.temperature),
+            avg_logprob=finite(float(segment.avg_logprob), -100.0),
+            compression_ratio=float(segment.compression_ratio),
+            no_speech_prob=finite(float(segment.no_speech_prob), 0.0),
+            words=tuple(
+                Word(word.word, float(word.start), float(word.end), finite(float(word.probability), 0.0))
+                for word in segment.words or ()
+            ),
+        )
+
+    def _times(self, segment: Any) -> tuple[float, float]:
+        """When a segment begins and ends: as the model says, where it does.
+
+        faster-whisper, like OpenAI's own code, lets a window's only segment begin with the window, and with word times
+        every segment last as long as its words.
+        """
+        first_timestamp = self._whisper.hf_tokenizer.token_to_id("<|notimestamps|>") + 1
+        opens, closes = segment.tokens[0] - first_timestamp, segment.tokens[-1] - first_timestamp
+        window_s = segment.seek * SECONDS_PER_FRAME
+        return (
+            float(segment.start) if opens < 0 else window_s + opens * SECONDS_PER_TIMESTAMP,
+            float(segment.end) if closes <= 0 else window_s + closes * SECONDS_PER_TIMESTAMP,
+        )
 
 
 class Server:
@@ -184,6 +225,13 @@ class Server:
             self._reply(call, Kind.LANGUAGES, {"probabilities": model.languages(call.pcm)})
             return
         options = options_from_fields(call.fields["options"])
+        if call.fields["kind"] is Kind.ALIGN:
+            transcript = model.align(call.pcm, transcript_from_fields(call.fields["transcript"]), options)
+        else:
+            transcript = self._transcript(call, model, options)
+        self._reply(call, Kind.TRANSCRIPT, transcript_to_fields(transcript))
+
+    def _transcript(self, call: Call, model: Model, options: DecodingOptions) -> ClipTranscript:
         segments = tuple(self._decode(call, model, options))
         _heed_cancel(call)
         transcript = ClipTranscript(
@@ -192,11 +240,17 @@ class Server:
             output_tokens=sum(len(segment.tokens) for segment in segments),
             prompt_tokens=model.prompt_tokens(options),
         )
-        self._reply(call, Kind.TRANSCRIPT, transcript_to_fields(transcript))
+        if not options.logprobs:
+            return transcript
+        # The words have their times by now.
+        return model.align(call.pcm, drop_silence(transcript), replace(options, word_timestamps=False))
 
     def _decode(self, call: Call, model: Model, options: DecodingOptions) -> Iterator[Segment]:
-        """Yield a clip's segments; in a stream send each one's text first, and leave out what is silence."""
-        streamed = call.fields["kind"] is Kind.STREAM
+        """Yield a clip's segments; in a stream send each one's text first, and leave out what is silence.
+
+        Text whose log probabilities are asked for waits for them, and so goes out as a whole.
+        """
+        streamed = call.fields["kind"] is Kind.STREAM and not options.logprobs
         for segment in model.segments(call.pcm, options):
             _heed_cancel(call)
             if streamed and is_silence(segment):
@@ -238,24 +292,6 @@ def _read(channel: socket.socket, size: int) -> bytes | None:
 
 def _samples(pcm: bytes) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32768.0
-
-
-def _segment(segment: Any) -> Segment:
-    """Translate a `faster_whisper.transcribe.Segment`."""
-    return Segment(
-        start_s=float(segment.start),
-        end_s=float(segment.end),
-        text=segment.text,
-        tokens=tuple(segment.tokens),
-        temperature=float(segment.temperature),
-        avg_logprob=finite(float(segment.avg_logprob), -100.0),
-        compression_ratio=float(segment.compression_ratio),
-        no_speech_prob=finite(float(segment.no_speech_prob), 0.0),
-        words=tuple(
-            Word(word.word, float(word.start), float(word.end), finite(float(word.probability), 0.0))
-            for word in segment.words or ()
-        ),
-    )
 
 
 def _heed_cancel(call: Call) -> None:

@@ -7,7 +7,6 @@ at once must not keep the machine busy with start-ups.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
@@ -44,10 +43,18 @@ class Keeper(Generic[S]):
     delay_s: the wait before a server that died is replaced; doubled while none answers a call.
     """
 
-    def __init__(self, launch: Callable[[], Awaitable[S]], *, name: str, delay_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        launch: Callable[[], Awaitable[S]],
+        *,
+        name: str,
+        delay_s: float = 0.5,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._launch = launch
         self._name = name
         self._delay_s = delay_s
+        self._sleep = sleep
         self._task: asyncio.Task[None] | None = None
         self.current: S | None = None
 
@@ -79,9 +86,19 @@ class Keeper(Generic[S]):
                 await server.close()
                 _log.warning("%s ended; another is started", self._name)
                 delay_s = self._delay_s if server.served else min(2 * delay_s, MAX_RESTART_DELAY_S)
-                await asyncio.sleep(delay_s)
-                with contextlib.suppress(BackendError):  # then the old one is found dead once more
-                    server = self.current = await self._launch()
+                server, delay_s = await self._replace(delay_s)
         finally:
             self.current = None
             await server.close()
+
+    async def _replace(self, delay_s: float) -> tuple[S, float]:
+        """The next server that starts, and how long the wait for it was in the end."""
+        while True:
+            await self._sleep(delay_s)
+            try:
+                self.current = await self._launch()
+            except BackendError:
+                _log.warning("%s did not start; it is tried again", self._name)
+                delay_s = min(2 * delay_s, MAX_RESTART_DELAY_S)
+            else:
+                return self.current, delay_s

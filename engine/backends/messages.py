@@ -6,6 +6,7 @@ One stream socket. A message is JSON, then the PCM of a clip if it brings one; n
 
     engine:  {"kind": "load", "models": {id: path}, ...}                   once, first
              {"kind": "languages" | "transcribe" | "stream", "id": n, "model": id, "options": {...}} + PCM
+             {"kind": "align", "id": n, "model": id, "options": {...}, "transcript": {...}} + PCM
              {"kind": "cancel", "id": n}                                   may cross the answer
     worker:  {"kind": "ready"}                                             once, when every model is loaded
              {"kind": "delta", "id": n, "text": ...}                       any number, only for "stream"
@@ -51,6 +52,7 @@ class Kind(StrEnum):
     LANGUAGES = "languages"
     TRANSCRIBE = "transcribe"
     STREAM = "stream"
+    ALIGN = "align"
     CANCEL = "cancel"
     DELTA = "delta"
     TRANSCRIPT = "transcript"

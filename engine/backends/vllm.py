@@ -4,9 +4,9 @@ This module holds no model code. vLLM is the one released, with `engine.backends
 started and watched here, or runs already and is attached to, which the statement has to confess: then the engine
 cannot say what the server is, nor what it does with what it hears.
 
-Word times and log probabilities of tokens are not to be had of vLLM's routes. `word_timestamps` and `logprobs` are
-passed over: the segments bear no words, the transcript no log probabilities, and whoever promised them has to find
-them elsewhere. A segment's `no_speech_prob` stays 0 for the same reason.
+Word times and log probabilities of tokens are not to be had of vLLM's routes: `engine.backends.vllm_aligner` finds
+them. Of a server that is attached to they are not to be had at all. A segment's `no_speech_prob` is that of its clip,
+and is asked for only where it decides something: of text that the model itself finds likely it is 0.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import aiohttp
 
 from attestation.http import open_session
 from engine.backends.keeper import Keeper
+from engine.backends.vllm_aligner import Aligner
 from engine.backends.vllm_answers import Sample
 from engine.backends.vllm_client import CONNECT_S, SILENCE_S, VllmClient, open_uds_session
 from engine.backends.vllm_server import PLUGINS, Serving, VllmServer, find_program
 from engine.errors import BackendError
+from engine.speech.fallback import drop_silence
 from engine.types import Clip, ClipTranscript, DecodingOptions, TextDelta
 
 HEALTH_PERIOD_S = 5.0
@@ -66,6 +68,7 @@ class VllmTranscriber(_Vllm):
 
     models: for each id the directory of a Whisper checkpoint as Hugging Face has them.
     program: the `vllm` executable, of an environment in which our distribution is installed too.
+    aligner: finds the times of words and the log probabilities of tokens; None for a backend that has neither.
     start_timeout_s: how long each model may take to load.
     restart_delay_s: the wait before a server that died is replaced; doubled while none answers a call.
     """
@@ -79,11 +82,13 @@ class VllmTranscriber(_Vllm):
         *,
         program: str = "vllm",
         serving: Serving | None = None,
+        aligner: Aligner | None = None,
         start_timeout_s: float = 900.0,
         restart_delay_s: float = 0.5,
     ) -> None:
         self._program = program
         self._serving = serving or Serving()
+        self._aligner = aligner
         self._start_timeout_s = start_timeout_s
         self._keepers = {
             model: Keeper(self._launcher(model, path), name=f"the vLLM server of {model}", delay_s=restart_delay_s)
@@ -93,7 +98,15 @@ class VllmTranscriber(_Vllm):
     @property
     def arguments(self) -> tuple[str, ...]:
         """vLLM's flags and variables, for the statement."""
-        return self._serving.arguments
+        return (*self._serving.arguments, *(self._aligner.arguments if self._aligner else ()))
+
+    @property
+    def word_timestamps(self) -> bool:
+        return self._aligner is not None
+
+    @property
+    def logprobs(self) -> bool:
+        return self._aligner is not None
 
     @property
     def slots(self) -> int:
@@ -103,7 +116,8 @@ class VllmTranscriber(_Vllm):
     @property
     def ready(self) -> bool:
         servers = [keeper.current for keeper in self._keepers.values()]
-        return bool(servers) and all(server is not None and server.alive for server in servers)
+        aligned = self._aligner is None or self._aligner.ready
+        return aligned and bool(servers) and all(server is not None and server.alive for server in servers)
 
     def server(self, model: str) -> VllmServer:
         """The server of a model, for tests that look at its processes. Raises BackendError."""
@@ -117,8 +131,13 @@ class VllmTranscriber(_Vllm):
     async def start(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
+                if self._aligner is not None:
+                    group.create_task(self._aligner.convert())
                 for keeper in self._keepers.values():
                     group.create_task(keeper.start())
+            # Only now: vLLM looks at how much of a GPU is free when it takes its share.
+            if self._aligner is not None:
+                await self._aligner.start()
         except BaseException as exc:
             await self.close()
             if isinstance(exc, ExceptionGroup) and exc.subgroup(_is_unexpected) is None:
@@ -127,8 +146,27 @@ class VllmTranscriber(_Vllm):
 
     async def close(self) -> None:
         async with asyncio.TaskGroup() as group:
+            if self._aligner is not None:
+                group.create_task(self._aligner.close())
             for keeper in self._keepers.values():
                 group.create_task(keeper.close())
+
+    async def transcribe(self, model: str, clip: Clip, options: DecodingOptions) -> ClipTranscript:
+        transcript = await super().transcribe(model, clip, options)
+        if self._aligner is None or not (options.word_timestamps or options.logprobs):
+            return transcript
+        return await self._aligner.align(model, clip, drop_silence(transcript), options)
+
+    async def stream(
+        self, model: str, clip: Clip, options: DecodingOptions
+    ) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
+        """As the protocol says; text whose log probabilities are asked for waits for them, and comes as a whole."""
+        if options.logprobs:
+            yield await self.transcribe(model, clip, options)
+            return
+        async with aclosing(super().stream(model, clip, options)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def _client(self, model: str) -> VllmClient:
         return self.server(model).client
@@ -155,6 +193,8 @@ class AttachedVllm(_Vllm):
 
     attached = True
     plugins: tuple[str, ...] = ()
+    word_timestamps = False
+    logprobs = False
 
     def __init__(
         self,

@@ -37,7 +37,8 @@ MAX_LINE_BYTES = 1 << 16
 PROBABILITY_ONE_S = 20.0
 """The time that stands for a probability of one in a report of languages."""
 
-LANGUAGE = re.compile(r"\s*<\|([a-z]{2,3})\|>\s*")
+REPORTED = re.compile(r"\s*<\|([a-z]+)\|>\s*")
+NO_SPEECH = frozenset({"nospeech", "nocaptions"})
 
 Json: TypeAlias = dict[str, Any]
 
@@ -125,16 +126,26 @@ def transcript_from_text(text: str, clip: Clip, *, output_tokens: int = 0, promp
     return ClipTranscript(text, segments, output_tokens=output_tokens, prompt_tokens=prompt_tokens)
 
 
-def languages_from_verbose(answer: Json) -> dict[str, float] | None:
-    """Read a report of languages; None if the answer is none, and so comes from a vLLM without our plugin."""
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a clip sounds like. languages: the probabilities of the likeliest. no_speech: that there is none."""
+
+    languages: Mapping[str, float]
+    no_speech: float
+
+
+def report_from_verbose(answer: Json) -> Report | None:
+    """Read a report of languages and silence; None if the answer is none, and so of a vLLM without our plugin."""
     reported: dict[str, float] = {}
     for segment in answer["segments"] or ():
-        named = LANGUAGE.fullmatch(segment["text"])
+        named = REPORTED.fullmatch(segment["text"])
         if named is None and segment["text"].strip():
             return None
         if named is not None:
             reported[named[1]] = min(float(segment["end"]) / PROBABILITY_ONE_S, 1.0)
-    return reported or None
+    languages = {name: probability for name, probability in reported.items() if name not in NO_SPEECH}
+    no_speech = sum(reported[name] for name in NO_SPEECH & reported.keys())
+    return Report(languages, no_speech) if languages else None
 
 
 def _segment(fields: Json, clip: Clip) -> Segment:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +20,10 @@ from engine.backends.vllm_answers import (
     LANGUAGES_FIELDS,
     STOCK_LANGUAGE_FIELDS,
     Json,
+    Report,
     Sample,
     StreamReader,
-    languages_from_verbose,
+    report_from_verbose,
     samples_from_exposition,
     stream_fields,
     text_fields,
@@ -31,6 +33,7 @@ from engine.backends.vllm_answers import (
     transcript_from_verbose,
 )
 from engine.errors import BackendError
+from engine.speech.fallback import MIN_AVG_LOGPROB
 from engine.types import Clip, ClipTranscript, DecodingOptions, Task, TextDelta
 
 CONNECT_S = 5.0
@@ -82,6 +85,8 @@ class VllmClient:
         if transcript is None:
             answer = await self._ask(route, clip, text_fields(options))
             transcript = _read(lambda: transcript_from_text(str(answer["text"]), clip))
+        if any(segment.avg_logprob < MIN_AVG_LOGPROB for segment in transcript.segments):
+            return await self._with_no_speech_prob(transcript, clip)
         return transcript
 
     async def stream(self, clip: Clip, options: DecodingOptions) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
@@ -102,12 +107,11 @@ class VllmClient:
         Of a vLLM without our plugin only the language it chose is to be had, and counts as certain. Raises
         BackendError.
         """
-        answer = await self._ask(ROUTES[Task.TRANSCRIBE], clip, LANGUAGES_FIELDS)
-        reported = _read(lambda: languages_from_verbose(answer))
-        if reported is None:
-            answer = await self._ask(ROUTES[Task.TRANSCRIBE], clip, STOCK_LANGUAGE_FIELDS)
-            reported = _read(lambda: {str(answer["language"]): 1.0})
-        return reported
+        report = await self._report(clip)
+        if report is not None:
+            return report.languages
+        answer = await self._ask(ROUTES[Task.TRANSCRIBE], clip, STOCK_LANGUAGE_FIELDS)
+        return _read(lambda: {str(answer["language"]): 1.0})
 
     async def healthy(self) -> bool:
         """Whether the server answers and its engine lives."""
@@ -128,6 +132,17 @@ class VllmClient:
         """The names under which the server serves its model. Raises BackendError."""
         answer = await self._get("/v1/models")
         return _read(lambda: tuple(str(model["id"]) for model in json.loads(answer)["data"]))
+
+    async def _report(self, clip: Clip) -> Report | None:
+        answer = await self._ask(ROUTES[Task.TRANSCRIBE], clip, LANGUAGES_FIELDS)
+        return _read(lambda: report_from_verbose(answer))
+
+    async def _with_no_speech_prob(self, transcript: ClipTranscript, clip: Clip) -> ClipTranscript:
+        """Ask whether there is speech in a clip whose text is unlikely; it takes another pass of the encoder."""
+        report = await self._report(clip)
+        no_speech = report.no_speech if report is not None else 0.0
+        segments = tuple(replace(segment, no_speech_prob=no_speech) for segment in transcript.segments)
+        return replace(transcript, segments=segments)
 
     async def _get(self, path: str) -> bytes:
         with _translated():

@@ -5,10 +5,11 @@ checkpoint's `generation_config.json`. vLLM applies none of them. Two rules are 
 
 - **Every segment is closed.** vLLM drops what stands behind the last timestamp. Where the model would end inside a
   segment, the likeliest timestamp takes over the probability of `<|endoftext|>`; the text stays as it was.
-- **Languages are reported.** The decoder is given `<|startoftranscript|>` alone and the probabilities of what follows
-  are written down in tokens, since vLLM's transcription route returns nothing else: for each of the likeliest
-  languages its token, then twice the timestamp of 20 s times its probability. vLLM cuts that into one "segment" per
-  language, with the language as its text and the probability in its end.
+- **Languages and silence are reported.** The decoder is given `<|startoftranscript|>` alone and the probabilities of
+  what follows are written down in tokens, since vLLM's transcription route returns nothing else: for `<|nospeech|>`,
+  unless it is next to impossible, and for each of the likeliest languages its token, then twice the timestamp of 20 s
+  times its probability. vLLM cuts that into "segments", with the token as text and the probability in the end. A
+  language's is its share among languages, that of `<|nospeech|>` its share of all (OpenAI's `no_speech_prob`).
 
 Pure: tensors in, tensors out, on whichever device they are, and no step waits for that device.
 """
@@ -81,6 +82,11 @@ class Checkpoint:
     def first_timestamp(self) -> int:
         return self.no_timestamps + 1
 
+    @property
+    def no_speech(self) -> int:
+        """Right before `<|notimestamps|>` in every Whisper; older ones call it `<|nocaptions|>`."""
+        return self.no_timestamps - 1
+
     @classmethod
     def read(cls, directory: Path) -> Checkpoint:
         """Read a checkpoint's numbers. Raises OSError, KeyError, TypeError or ValueError."""
@@ -118,17 +124,17 @@ class Rules:
         self._never_first = self._is_one_of(checkpoint.suppressed_first)
         self._languages = torch.tensor(checkpoint.languages, dtype=torch.int64, device=device)
         self._reported = min(REPORTED_LANGUAGES, len(checkpoint.languages))
-        self._reports = torch.full((slots, 3 * self._reported + 1), checkpoint.end, device=device)
+        self._reports = torch.full((slots, 3 * (1 + self._reported) + 1), checkpoint.end, device=device)
 
     def apply(self, logits: Tensor, history: History) -> None:
         """Forbid in place what may not come next. logits: rows by vocabulary, float."""
-        languages = logits[:, self._languages]
+        languages, silence = logits[:, self._languages], self._silence(logits)
         logits.masked_fill_(self._never, NEVER)
         logits.masked_fill_(_rows(history.count == 0) & self._never_first, NEVER)
         logits.masked_fill_(_rows(history.wants == Wants.TEXT) & self._is_timestamp, NEVER)
         self._apply_timestamps(logits, history)
         if self._reported:
-            self._report_languages(logits, languages, history)
+            self._write_report(logits, self._report(languages, silence), history)
 
     def forget(self, slots: list[int]) -> None:
         """Clear what was kept for former requests in these slots. (A request that was put off, and then resumed in
@@ -179,25 +185,33 @@ class Rules:
         logits.scatter_(1, likeliest, torch.where(_rows(unfinished), both, here))
         logits[:, end].masked_fill_(unfinished, NEVER)
 
-    def _report_languages(self, logits: Tensor, languages: Tensor, history: History) -> None:
+    def _write_report(self, logits: Tensor, new: Tensor, history: History) -> None:
         rows = history.wants == Wants.LANGUAGES
         begins = rows & (history.count == 0)
         kept = self._reports[history.slot]
-        report = torch.where(_rows(begins), self._report(languages), kept)
+        report = torch.where(_rows(begins), new, kept)
         self._reports[history.slot] = report
         step = history.count.clamp(max=report.shape[1] - 1)
         forced = report.gather(1, _rows(step))
         logits.masked_fill_(_rows(rows), NEVER)
         logits.scatter_(1, forced, torch.where(_rows(rows), 0.0, logits.gather(1, forced)))
 
-    def _report(self, languages: Tensor) -> Tensor:
-        """Write down the likeliest languages of each row: token, timestamp, timestamp; and the end behind them."""
+    def _silence(self, logits: Tensor) -> Tensor:
+        """The probability of `<|nospeech|>` in each row."""
+        return (logits[:, self._ids.no_speech].float() - logits.float().logsumexp(1)).exp()
+
+    def _report(self, languages: Tensor, silence: Tensor) -> Tensor:
+        """Write down silence and the likeliest languages of each row: token, timestamp, timestamp; behind them ends."""
         probabilities, order = languages.float().softmax(1).topk(self._reported, dim=1)
         token = self._languages[order]
         level = (probabilities * LEVELS).round().long() + self._ids.first_timestamp
         needed = probabilities.cumsum(1) - probabilities < REPORTED_MASS
         triples = torch.stack((token, level, level), dim=2).masked_fill(~needed[:, :, None], self._ids.end)
-        return torch.nn.functional.pad(triples.flatten(1), (0, 1), value=self._ids.end)
+        report = torch.nn.functional.pad(triples.flatten(1), (0, 4), value=self._ids.end)
+        heard = (silence * LEVELS).round().long()
+        level = heard + self._ids.first_timestamp
+        no_speech = torch.stack((torch.full_like(level, self._ids.no_speech), level, level), dim=1)
+        return torch.where(_rows(heard > 0), torch.cat((no_speech, report[:, :-3]), dim=1), report)
 
 
 def _rows(values: Tensor) -> Tensor:

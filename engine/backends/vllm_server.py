@@ -62,6 +62,7 @@ CAUSES = {
     b"less than desired GPU memory utilization": "the GPU's memory is in use by another process",
     b"generation_config.json": "the checkpoint's generation_config.json cannot be read",
     b"No module named": "vLLM's environment lacks a module",
+    b"No space left on device": "there is no room in memory for a server's files",
     b"unrecognized arguments": "this version of vLLM does not know one of our flags",
     b"are not supported for now": "vLLM does not support this checkpoint",
 }
@@ -167,7 +168,7 @@ class VllmServer:
         self._directories = directories
         self._session = session
         # Ends with the process it reads from; `close` awaits it.
-        self._reader = asyncio.create_task(_read_causes(process))  # noqa: TID251
+        self._reader = asyncio.create_task(read_causes(process))  # noqa: TID251
         self.client = VllmClient(session, model)
 
     @property
@@ -198,15 +199,19 @@ class VllmServer:
             *(str(program), "serve", str(checkpoint), f"--served-model-name={model}", f"--uds={directories.socket}"),
             *serving.flags,
         )
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=STDOUT,
-            env=environment(program, directories) | serving.variables,
-            cwd="/",
-            start_new_session=True,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=STDOUT,
+                env=environment(program, directories) | serving.variables,
+                cwd="/",
+                start_new_session=True,
+            )
+        except BaseException:
+            directories.remove()
+            raise
         server = cls(process, directories, open_uds_session(directories.socket), model)
         try:
             async with asyncio.timeout(timeout_s):
@@ -247,7 +252,7 @@ class VllmServer:
         await self._reader
 
 
-async def _read_causes(process: Process) -> None:
+async def read_causes(process: Process) -> None:
     """Read all that a process prints; say at most once, and in our words, what is wrong with it."""
     output = process.stdout
     longest, tail, said = max(map(len, CAUSES)), b"", False

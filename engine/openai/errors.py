@@ -91,6 +91,10 @@ ROWS: Final[Mapping[ErrorCode, ErrorRow]] = {
         "The request body is larger than {limit_body_bytes} bytes.",
         "The request body is not a complete and well-formed multipart/form-data message.",
     ),
+    ErrorCode.INVALID_RAW_AUDIO: _refusal(
+        "Raw audio must be whole frames of signed 16-bit samples, and its content type must tell a `rate` from 8000 to "
+        "192000 and 1 or 2 `channels`, as in `audio/pcm; rate=16000; channels=1`."
+    ),
     ErrorCode.INVALID_TYPE: _refusal("A field of the form has the wrong type."),
     ErrorCode.INVALID_VALUE: _refusal("A field of the form has a value that is not allowed."),
     ErrorCode.METHOD_NOT_ALLOWED: _refusal("The method is not allowed for this URL.", status=405),

@@ -18,6 +18,7 @@ from engine.openai import chunking
 from engine.openai.languages import code_of
 from engine.openai.models import ModelCatalogue, ServedModel
 from engine.openai.multipart import Form
+from engine.openai.raw_audio import raw_samples
 from engine.openai.values import FormValues, Many, One, boolean, choice, integer, number, text
 from engine.types import Granularity, ResponseFormat, Task, TranscriptionRequest
 
@@ -149,6 +150,11 @@ _RULES: Final = (
         GRANULARITIES.name,
     ),
     _Rule(
+        lambda asked, model: Granularity.WORD in asked.granularities and not model.word_timestamps,
+        ErrorCode.UNSUPPORTED_PARAMETER,
+        GRANULARITIES.name,
+    ),
+    _Rule(
         lambda asked, model: asked.logprobs and not model.logprobs,
         ErrorCode.UNSUPPORTED_PARAMETER,
         INCLUDE.name,
@@ -158,13 +164,18 @@ _RULES: Final = (
         ErrorCode.UNSUPPORTED_VALUE,
         INCLUDE.name,
     ),
+    _Rule(
+        lambda asked, _: asked.logprobs and asked.stream and asked.vllm_stream_shape,  # which has no place for them
+        ErrorCode.UNSUPPORTED_VALUE,
+        INCLUDE.name,
+    ),
 )
 
 
 def parse_transcription(form: Form, models: ModelCatalogue) -> ParsedRequest:
     """What a form sent to `/v1/audio/transcriptions` asks for. Raises RequestError naming the field at fault."""
     values = _values(form)
-    return _parsed(_request(Task.TRANSCRIBE, values, models), values)
+    return _parsed(_request(Task.TRANSCRIBE, form, values, models), values)
 
 
 def parse_translation(form: Form, models: ModelCatalogue) -> ParsedRequest:
@@ -174,7 +185,7 @@ def parse_translation(form: Form, models: ModelCatalogue) -> ParsedRequest:
     """
     values = _values(form)
     TO_LANGUAGE.of(values)  # a transcription ignores it, as vLLM does
-    return _parsed(_request(Task.TRANSLATE, values, models), values)
+    return _parsed(_request(Task.TRANSLATE, form, values, models), values)
 
 
 def _values(form: Form) -> FormValues:
@@ -189,7 +200,7 @@ def _values(form: Form) -> FormValues:
     return values
 
 
-def _request(task: Task, values: FormValues, models: ModelCatalogue) -> TranscriptionRequest:
+def _request(task: Task, form: Form, values: FormValues, models: ModelCatalogue) -> TranscriptionRequest:
     model = models.find(MODEL.of(values))
     request = TranscriptionRequest(
         model=model.id,
@@ -207,6 +218,7 @@ def _request(task: Task, values: FormValues, models: ModelCatalogue) -> Transcri
         voice_activity=chunking.voice_activity(values),
         max_completion_tokens=_max_completion_tokens(values),
         sampling=_sampling(values, model),
+        raw_samples=raw_samples(form),
     )
     STREAM_CONTINUOUS_USAGE.of(values)  # checked; the total at the end says as much
     for rule in _RULES:

@@ -18,13 +18,11 @@ class Language:
     code: Whisper's code: ISO 639-1, save `haw` and `yue`, which have no such code, and `jw` for `jv`.
     name: in English, lower case.
     aliases: ISO 639-3 and 639-2 codes, withdrawn codes that are still sent, and further English names.
-    spaces: whether written words are set apart by spaces.
     """
 
     code: str
     name: str
     aliases: tuple[str, ...]
-    spaces: bool = True
 
 
 # code | name | ISO 639-3, then other codes | other English names
@@ -131,14 +129,11 @@ su|sundanese|sun|
 yue|cantonese|yue|
 """
 
-# As in `split_to_word_tokens` of the same file.
-_WITHOUT_SPACES: Final = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-
 
 def _language(row: str) -> Language:
     code, name, codes, names = row.split("|")
     aliases = (*codes.split(), *filter(None, names.split(",")))
-    return Language(code, name, aliases, spaces=code not in _WITHOUT_SPACES)
+    return Language(code, name, aliases)
 
 
 LANGUAGES: Final = {language.code: language for language in map(_language, _TABLE.split("\n")[1:-1])}

@@ -22,7 +22,7 @@ class ServedModel:
     created: when it was made, in Unix seconds; `created` of OpenAI's object.
     tasks: a distilled or English-only model may not translate.
     languages: Whisper codes.
-    logprobs: whether the backend returns the log probability of each token.
+    word_timestamps, logprobs: whether the backend tells the times of words, the log probability of each token.
     sampling: names of vLLM's sampling parameters that callers may set; empty where extensions are off.
     """
 
@@ -32,6 +32,7 @@ class ServedModel:
     owned_by: str = "sottovoce"
     tasks: frozenset[Task] = frozenset(Task)
     languages: frozenset[str] = frozenset(LANGUAGES)
+    word_timestamps: bool = True
     logprobs: bool = False
     sampling: frozenset[str] = frozenset()
 

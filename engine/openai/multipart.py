@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -28,12 +29,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from engine.errors import ErrorCode, RequestError
+from engine.types import MAX_FILE_BYTES
 
 if TYPE_CHECKING:  # exists for type checkers only
     from python_multipart.multipart import MultipartCallbacks
-
-MAX_FILE_BYTES: Final = 26_214_400
-"""OpenAI's limit: 25 MiB exactly are accepted, one byte more is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +57,28 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaType:
+    """The Content-Type of the file.
+
+    name: in lower case. parameters: by their names in lower case; None if they cannot be read.
+    """
+
+    name: str
+    parameters: Mapping[str, str] | None = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
     """A body that was read to its closing boundary.
 
     fields: (name, value) in the order sent, repeated names included.
     audio: the bytes of the part `file`; None if there was none. Whoever takes it may clear it.
-    audio_type: its media type in lower case without parameters (`audio/pcm` tells raw samples); None if not given.
+    audio_type: its media type (`audio/pcm` tells raw samples); None if none that can be read was given.
     """
 
     fields: tuple[tuple[str, str], ...] = field(repr=False)
     audio: bytearray | None = field(default=None, repr=False)
-    audio_type: str | None = None
+    audio_type: MediaType | None = None
 
 
 @dataclass(slots=True)
@@ -116,7 +126,7 @@ class MultipartReader:
         self._max_file_bytes = max_file_bytes
         self._fields: list[tuple[str, str]] = []
         self._audio: bytearray | None = None
-        self._audio_type: str | None = None
+        self._audio_type: MediaType | None = None
         self._part = _Part()
         self._header_name = bytearray()
         self._header_value = bytearray()
@@ -313,9 +323,15 @@ def _field_name(latin1: str, limit: int) -> str:
     return _text(name)
 
 
-def _media_type(header: str) -> str | None:
-    media_type = header.partition(";")[0].strip().lower()
-    return media_type if _MEDIA_TYPE.fullmatch(media_type) else None
+def _media_type(header: str) -> MediaType | None:
+    kind, semicolon, rest = header.partition(";")
+    name = kind.strip().lower()
+    if not _MEDIA_TYPE.fullmatch(name):
+        return None
+    try:
+        return MediaType(name, _parameters(semicolon + rest))
+    except RequestError:  # whoever needs them will say so; most media types are never looked at
+        return MediaType(name, None)
 
 
 def _text(data: bytes) -> str:

@@ -20,6 +20,7 @@ from itertools import pairwise
 from math import ceil
 
 from engine.errors import BackendError
+from engine.speech.frames import WINDOW_BYTES
 from engine.types import (
     BYTES_PER_SAMPLE,
     MAX_CLIP_S,
@@ -30,7 +31,6 @@ from engine.types import (
     VoiceActivity,
 )
 
-WINDOW_BYTES = WINDOW_SAMPLES * BYTES_PER_SAMPLE
 WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE_HZ
 MAX_CLIP_WINDOWS = int(MAX_CLIP_S / WINDOW_S)
 
@@ -165,7 +165,8 @@ class ClipCutter:
 
     def _take(self, start: int, end: int, *, then: int | None) -> Clip:
         """Cut out windows `start` to `end`; the next clip begins at `then`, or with the next speech."""
-        clip = Clip(start_s=start * WINDOW_SAMPLES / SAMPLE_RATE_HZ, pcm=self._slice(start, end))
+        speech = bytes(self._speech[start - self._base : end - self._base])
+        clip = Clip(start * WINDOW_SAMPLES / SAMPLE_RATE_HZ, self._slice(start, end), speech)
         self._start = then
         self._pauses = [] if then is None else [pause for pause in self._pauses if pause[0] >= then]
         self._forget(end if then is None else then)

@@ -35,7 +35,7 @@ from engine.speech.frames import (
     Message,
     check_audio_frame,
 )
-from engine.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ, AudioBlock
+from engine.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ, AudioBlock, RawSamples
 
 MAX_AUDIO_S = 4 * 3600
 
@@ -92,10 +92,13 @@ class AudioDecoder:
             if self._server is not None:
                 await self._server.close()
 
-    async def decode(self, audio: bytes | bytearray | memoryview) -> AsyncGenerator[AudioBlock, None]:
+    async def decode(
+        self, audio: bytes | bytearray | memoryview, raw: RawSamples | None = None
+    ) -> AsyncGenerator[AudioBlock, None]:
         """Decode a file. Closing the generator, or cancelling the task in it, kills the file's decoder.
 
         audio: the whole file, in any container FFmpeg knows that refers to nothing outside itself. Not copied.
+        raw: what it is if it has no container.
         Raises RequestError, before or between blocks: UNSUPPORTED_FILE, AUDIO_TOO_LONG (`limit_s`), AUDIO_TOO_SHORT,
         TIMEOUT. Raises BackendError if the decoder server is at fault; the next file gets a new one.
         """
@@ -104,7 +107,7 @@ class AudioDecoder:
             raise RequestError(ErrorCode.AUDIO_TOO_SHORT, "file")
         job = await self._new_job()
         try:
-            await job.send(file)
+            await job.send(file, raw)
             while (block := await job.receive()) is not None:
                 yield block
         finally:
@@ -146,12 +149,15 @@ class _Job:
         self._max_audio_s = max_audio_s
         self._received_bytes = 0
 
-    async def send(self, file: memoryview) -> None:
+    async def send(self, file: memoryview, raw: RawSamples | None) -> None:
         """Send the file. A decoder that stops listening has something to say: see `receive`."""
         loop = asyncio.get_running_loop()
         cpu_s = CPU_BASE_S + self._max_audio_s // CPU_SPEED
+        form = (raw.rate_hz, raw.channels, raw.big_endian) if raw else (0, 0, False)
         try:
-            await loop.sock_sendall(self._channel, JOB.pack(len(file), self._max_audio_s * SAMPLE_RATE_HZ, cpu_s))
+            await loop.sock_sendall(
+                self._channel, JOB.pack(len(file), self._max_audio_s * SAMPLE_RATE_HZ, cpu_s, *form)
+            )
             for start in range(0, len(file), SEND_BYTES):
                 async with _patience():
                     await loop.sock_sendall(self._channel, file[start : start + SEND_BYTES])

@@ -33,9 +33,9 @@ from engine.speech.frames import (
     Kind,
     Message,
 )
-from engine.speech.media import UnreadableMediaError, pcm_of
+from engine.speech.media import UnreadableMediaError, pcm_of, pcm_of_samples
 from engine.speech.vad import VoiceActivityDetector, load_model
-from engine.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
+from engine.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ, RawSamples
 
 CHANNEL_FD = 3
 """The one descriptor of a decoder beside the standard three, which are the null device."""
@@ -147,7 +147,7 @@ def decode_one(channel: int, model: Any, *, server_pid: int, allow_unsandboxed: 
     os.dup2(channel, CHANNEL_FD)
     os.closerange(CHANNEL_FD + 1, os.sysconf("SC_OPEN_MAX"))
     engine = FileIO(CHANNEL_FD, "r+", closefd=False)
-    size, max_samples, cpu_s = JOB.unpack(_received(engine, JOB.size).getvalue())
+    size, max_samples, cpu_s, rate_hz, *form = JOB.unpack(_received(engine, JOB.size).getvalue())
     try:
         limits = sandbox.Limits(memory_bytes=size + MEMORY_BYTES, cpu_s=cpu_s)
         sandbox.enter(limits, allow_unsandboxed=allow_unsandboxed)
@@ -155,16 +155,23 @@ def decode_one(channel: int, model: Any, *, server_pid: int, allow_unsandboxed: 
         verdict = Kind.UNSANDBOXED
     else:
         file = _received(engine, size)
-        verdict = decode(file, VoiceActivityDetector(model), max_samples, lambda data: _send(engine, data))
+        raw = RawSamples(rate_hz, *form) if rate_hz else None
+        verdict = decode(file, VoiceActivityDetector(model), max_samples, lambda data: _send(engine, data), raw)
     _send(engine, FRAME.pack(verdict, 0, 0))
 
 
-def decode(file: BytesIO, detector: VoiceActivityDetector, max_samples: int, send: Callable[[bytes], None]) -> Kind:
+def decode(
+    file: BytesIO,
+    detector: VoiceActivityDetector,
+    max_samples: int,
+    send: Callable[[bytes], None],
+    raw: RawSamples | None = None,
+) -> Kind:
     """Send a file's blocks as they are decoded, and say how it ended."""
     samples = 0
     _expect_progress()
     try:
-        for pcm in _blocks(pcm_of(file)):
+        for pcm in _blocks(pcm_of_samples(file, raw) if raw else pcm_of(file)):
             samples += len(pcm) // BYTES_PER_SAMPLE
             if samples > max_samples:
                 return Kind.TOO_LONG
@@ -214,10 +221,15 @@ def _send(engine: FileIO, data: bytes) -> None:
 
 
 def rehearse(model: Any) -> None:
-    """Decode silence and rubbish: everything is imported that is ever imported. Raises BackendError."""
-    for file, expected in ((SILENT_WAV, Kind.DONE), (b"rubbish", Kind.UNSUPPORTED)):
+    """Decode silence, samples and rubbish: everything is imported that is ever imported. Raises BackendError."""
+    raw = RawSamples(8_000)
+    for file, form, expected in (
+        (SILENT_WAV, None, Kind.DONE),
+        (SILENT_WAV, raw, Kind.DONE),
+        (b"rubbish", None, Kind.UNSUPPORTED),
+    ):
         detector = VoiceActivityDetector(model)
-        if decode(BytesIO(file), detector, 2 * SAMPLE_RATE_HZ, lambda _: None) is not expected:
+        if decode(BytesIO(file), detector, 2 * SAMPLE_RATE_HZ, lambda _: None, form) is not expected:
             raise BackendError("the rehearsal of the audio decoder failed")
     signal.setitimer(signal.ITIMER_PROF, 0)
 

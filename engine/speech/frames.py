@@ -63,8 +63,9 @@ CONTROL = struct.Struct("=BQi")
 NOT_FORKED = -1
 """The wait status of a job for which the kernel gave no process; no real one is negative."""
 
-JOB = struct.Struct("=QQQ")
-"""File size in bytes, most samples to decode, most CPU seconds to use."""
+JOB = struct.Struct("=QQQIB?")
+"""File size in bytes, most samples to decode, most CPU seconds to use; then, for a file that is raw samples, their rate
+in Hz (0 for any other file), how many channels, and whether they are big-endian."""
 
 FRAME = struct.Struct("=BII")
 """Kind, bytes of PCM that follow, bytes of speech probabilities after them (both 0 unless AUDIO)."""

@@ -1,4 +1,4 @@
-"""Which language does a file speak?
+"""Which language does a file speak, and does it put spaces between words?
 
 Whisper guesses from one clip, and the first one is often a jingle or a name. The probabilities of the first few clips
 are added up instead: a clip that is sure weighs more than one that is not.
@@ -14,6 +14,10 @@ VOTERS = 3
 
 UNHEARD = "en"
 """The language of a file without speech; OpenAI's API calls it `english` as well."""
+
+
+SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+"""Languages written without spaces between words, as in `split_to_word_tokens` of OpenAI's `whisper/tokenizer.py`."""
 
 
 def elect(ballots: Iterable[Mapping[str, float]], candidates: Collection[str] = ()) -> str:

@@ -23,7 +23,7 @@ from av.error import FFmpegError
 from av.filter import Graph
 from av.packet import Packet
 
-from engine.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
+from engine.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ, RawSamples
 
 CONTAINERS = (
     *("wav", "w64", "aiff", "au", "caf"),  # plain samples and their like
@@ -49,6 +49,9 @@ OPTIONS = {
     "codec_whitelist": ",".join(CODECS),
 }
 
+RAW_FRAME_SAMPLES = 4_096
+"""How many raw samples of each channel are resampled in one step."""
+
 MIN_RATE_HZ = 1_000
 """Slower than any recording; a packet `at 1 Hz` would become sixteen thousand times as large."""
 
@@ -70,6 +73,27 @@ def pcm_of(file: BytesIO) -> Iterator[bytes]:
             yield from _resampled(_frames(container, _audio_stream(container)))
     except FFmpegError as exc:
         raise UnreadableMediaError("FFmpeg cannot read the file") from exc
+
+
+def pcm_of_samples(file: BytesIO, raw: RawSamples) -> Iterator[bytes]:
+    """Resample a file that is nothing but samples, likewise. FFmpeg is asked for nothing but the resampling."""
+    return _resampled(_raw_frames(file, raw))
+
+
+def _raw_frames(file: BytesIO, raw: RawSamples) -> Iterator[AudioFrame]:
+    while count := len(piece := file.read(RAW_FRAME_SAMPLES * raw.frame_bytes)) // raw.frame_bytes:
+        samples = piece[: count * raw.frame_bytes]
+        frame = AudioFrame(format="s16", layout="mono" if raw.channels == 1 else "stereo", samples=count)
+        frame.sample_rate = raw.rate_hz
+        memoryview(frame.planes[0])[: len(samples)] = _swapped(samples) if raw.big_endian else samples
+        yield frame
+
+
+def _swapped(samples: bytes) -> bytearray:
+    """Samples of the other byte order."""
+    swapped = bytearray(len(samples))
+    swapped[0::2], swapped[1::2] = samples[1::2], samples[0::2]
+    return swapped
 
 
 def _audio_stream(container: InputContainer) -> AudioStream:

@@ -17,11 +17,11 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, TypeAlias, TypeVar
 
-from engine.errors import BackendError, EngineError
+from engine.errors import BackendError, EngineError, RequestError
 from engine.speech.clips import ClipCutter
 from engine.speech.fallback import LADDER, RepetitionGuard, decode_with_fallback
 from engine.speech.language import VOTERS, elect
@@ -35,6 +35,7 @@ from engine.types import (
     ClipTranscript,
     DecodingOptions,
     Granularity,
+    RawSamples,
     TextDelta,
     TokenLogprob,
     Transcription,
@@ -50,9 +51,10 @@ Audio: TypeAlias = bytes | bytearray | memoryview
 class Decoder(Protocol):
     """Turns a file of any accepted format into PCM."""
 
-    def decode(self, audio: Audio) -> AsyncGenerator[AudioBlock, None]:
+    def decode(self, audio: Audio, raw: RawSamples | None = None) -> AsyncGenerator[AudioBlock, None]:
         """Yield the file's audio from its start, as far as it is asked for; closing the generator ends the work.
 
+        raw: what the samples of a file without a container are; None to find out what the file is.
         Raises RequestError for a file that cannot be decoded and BackendError if decoding fails for another reason.
         """
 
@@ -92,7 +94,7 @@ class SpeechPipeline:
         Raises what the decoder and the backend raise: RequestError, BackendError.
         """
         hearing = self._begin(request)
-        async with aclosing(self._clips(audio, hearing.cutter)) as clips:
+        async with aclosing(self._clips(audio, hearing)) as clips:
             heard = await _unwrapped(self._hear_all(clips, hearing))
         return self._conclude(hearing, heard)
 
@@ -101,8 +103,8 @@ class SpeechPipeline:
     ) -> AsyncGenerator[TextDelta | Transcription, None]:
         """Yield a file's text as it is made, then once the whole; the deltas joined are its text.
 
-        Temperature 0 runs no ladder here: text that was sent cannot be taken back. A reader who is slow, or has
-        stopped to read, keeps no slot of the backend. Raises as `transcribe` does.
+        Temperature 0 runs no ladder here, which is counted: text that was sent cannot be taken back. A reader who is
+        slow, or has stopped to read, keeps no slot of the backend. Raises as `transcribe` does.
         """
         pieces: asyncio.Queue[TextDelta | Transcription | None] = asyncio.Queue()
         # A TaskGroup may not span a yield: it would cancel whichever task reads. This one is awaited below instead.
@@ -120,17 +122,36 @@ class SpeechPipeline:
 
     def _conclude(self, hearing: _Hearing, heard: list[HeardClip]) -> Transcription:
         duration_s = hearing.cutter.heard_s
-        self._observer.file_heard(duration_s)
-        return stitch(heard, task=hearing.request.task, language=hearing.language, duration_s=duration_s)
+        whole = stitch(heard, task=hearing.request.task, language=hearing.language, duration_s=duration_s)
+        took_s = self._clock() - hearing.began_at
+        self._observer.file_heard(duration_s, took_s=took_s, output_tokens=whole.output_tokens)
+        return whole
 
-    async def _clips(self, audio: Audio, cutter: ClipCutter) -> AsyncGenerator[Clip, None]:
+    async def _clips(self, audio: Audio, hearing: _Hearing) -> AsyncGenerator[Clip, None]:
         """Yield the file's clips, decoding no further than the clip asked for."""
-        async with aclosing(self._decoder.decode(audio)) as blocks:
-            async for block in blocks:
-                for clip in cutter.push(block):
-                    yield clip
+        cutter = hearing.cutter
+        try:
+            async with aclosing(self._decoder.decode(audio, hearing.request.raw_samples)) as blocks:
+                async for block in blocks:
+                    for clip in cutter.push(block):
+                        yield clip
+        except EngineError as exc:
+            self._observer.file_not_decoded(exc.code if isinstance(exc, RequestError) else "decoder_failed")
+            raise
         for clip in cutter.finish():
             yield clip
+
+    @asynccontextmanager
+    async def _turn(self, hearing: _Hearing) -> AsyncGenerator[None, None]:
+        """Hold a slot of the backend for one call; tell how long that took to get, and whether the call failed."""
+        asked_at = self._clock()
+        async with hearing.share:
+            self._observer.clip_waited(self._clock() - asked_at)
+            try:
+                yield
+            except BackendError:
+                self._observer.clip_failed()
+                raise
 
     # --- the whole file at once
 
@@ -148,13 +169,13 @@ class SpeechPipeline:
     async def _hear(self, clip: Clip, hearing: _Hearing, permits: asyncio.Semaphore) -> HeardClip:
         async def decode(temperature: float) -> ClipTranscript:
             options = replace(hearing.options, temperature=temperature)
-            async with hearing.share:
+            async with self._turn(hearing):
                 return await self._transcriber.transcribe(hearing.request.model, clip, options)
 
         temperature = hearing.request.temperature
         outcome = await decode_with_fallback(decode, (temperature,) if temperature else LADDER)
         permits.release()
-        self._observer.clip_heard(clip.duration_s)
+        self._observer.clip_heard()
         if outcome.fallbacks:
             self._observer.clip_decoded_again(outcome.fallbacks)
         return HeardClip.of(clip, outcome.transcript)
@@ -168,7 +189,7 @@ class SpeechPipeline:
         return elect((ballot.result() for ballot in ballots), hearing.request.languages)
 
     async def _languages(self, clip: Clip, hearing: _Hearing) -> dict[str, float]:
-        async with hearing.share:
+        async with self._turn(hearing):
             return dict(await self._transcriber.languages(hearing.request.model, clip))
 
     # --- piece by piece
@@ -182,7 +203,9 @@ class SpeechPipeline:
         """Put a file's deltas and its transcription into the queue, and None behind the last."""
         try:
             hearing = self._begin(request)
-            async with aclosing(self._clips(audio, hearing.cutter)) as clips:
+            if not request.temperature:
+                self._observer.stream_without_fallback()
+            async with aclosing(self._clips(audio, hearing)) as clips:
                 heard = await _unwrapped(self._write_all(clips, hearing, pieces.put_nowait))
             pieces.put_nowait(self._conclude(hearing, heard))
         finally:
@@ -196,9 +219,9 @@ class SpeechPipeline:
         writer = _Writer(TextJoiner(hearing.language, hearing.request.task), send)
         heard = []
         async for clip in reader:
-            async with hearing.share:
+            async with self._turn(hearing):
                 transcript = await self._write_clip(clip, hearing, writer)
-            self._observer.clip_heard(clip.duration_s)
+            self._observer.clip_heard()
             heard.append(HeardClip.of(clip, transcript))
         return heard
 

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
+from engine.speech.language import SPACELESS
+from engine.speech.words import place_words
 from engine.types import Clip, ClipTranscript, Segment, Task, Transcription, Word
 
 AUDIO_TOKENS_PER_S = 50
 """Whisper's encoder makes 1500 frames of 30 s."""
-
-SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-"""Languages written without spaces between words, as in `split_to_word_tokens` of OpenAI's `whisper/tokenizer.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class HeardClip:
 
     @classmethod
     def of(cls, clip: Clip, transcript: ClipTranscript) -> HeardClip:
-        return cls(clip.start_s, clip.duration_s, transcript)
+        return cls(clip.start_s, clip.duration_s, place_words(transcript, clip.speech))
 
     @property
     def end_s(self) -> float:

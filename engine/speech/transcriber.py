@@ -33,6 +33,14 @@ class Transcriber(Protocol):
         """Code that the model server loads beside its own, as the statement confesses it."""
 
     @property
+    def word_timestamps(self) -> bool:
+        """Whether `DecodingOptions.word_timestamps` brings words; requests for them are refused otherwise."""
+
+    @property
+    def logprobs(self) -> bool:
+        """Whether `DecodingOptions.logprobs` brings log probabilities; requests for them are refused otherwise."""
+
+    @property
     def slots(self) -> int:
         """How many clips it works on at a time; more would only wait in its own queue, where no file takes turns."""
 

@@ -15,7 +15,8 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 import torch
 from features import FLOOR, FRAMES_PER_S, log_mel
-from synthesise import SEED, Utterance
+from sentences import SEED
+from synthesise import Utterance
 from torch import Tensor
 from vocabulary import (
     LANGUAGE_CODES, LANGUAGES, SECONDS_PER_TIMESTAMP, SPELLED_BY_PROMPT, SPOKEN, WORDS, first_timestamp_id, special_id,

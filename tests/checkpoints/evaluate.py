@@ -23,7 +23,8 @@ import numpy as np
 import torch
 import transformers
 from espeak import SAMPLE_RATE_HZ, Samples, Synthesiser
-from synthesise import HELD_OUT, SEED, Sentence, draw, held_out, speak
+from sentences import HELD_OUT, SEED, Sentence, draw, held_out
+from synthesise import speak
 from vocabulary import (
     LANGUAGES, SECONDS_PER_TIMESTAMP, SPELLED_BY_PROMPT, SPOKEN, first_timestamp_id, translate,
 )  # fmt: skip

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from batches import FRAME_CLASSES, Batch, Kind, Mixer
 from network import Nano
-from synthesise import SEED, read_corpus
+from sentences import SEED
+from synthesise import read_corpus
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader, Dataset

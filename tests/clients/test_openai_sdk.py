@@ -148,7 +148,7 @@ REFUSED: list[tuple[dict[str, Any], type[openai.APIStatusError], int, str, str]]
     ({"temperature": 2}, BAD, 400, "invalid_value", "temperature"),
     ({"timestamp_granularities": ["word"]}, BAD, 400, "invalid_value", "timestamp_granularities"),
     ({"stream": True, "response_format": "verbose_json"}, BAD, 400, "unsupported_value", "stream"),
-    ({"include": ["logprobs"]}, BAD, 400, "unsupported_parameter", "include"),
+    ({"include": ["logprobs"], "response_format": "srt"}, BAD, 400, "unsupported_value", "include"),
     ({"known_speaker_names": ["Ada"]}, BAD, 400, "unsupported_parameter", "known_speaker_names"),
 ]
 

@@ -81,9 +81,9 @@ async def program(
         await process.wait()
 
 
-async def until_ready(running: Program) -> None:
+async def until_ready(running: Program, timeout_s: float | None = None) -> None:
     """Wait until the program's `/readyz` says so; fail at once when it ends."""
-    async with asyncio.timeout(READY_TIMEOUT_S), aiohttp.ClientSession() as session:
+    async with asyncio.timeout(timeout_s or READY_TIMEOUT_S), aiohttp.ClientSession() as session:
         while await _status(session, running.status_url + "/readyz") != 200:
             if running.process.returncode is not None:
                 raise AssertionError(running.printed().decode())

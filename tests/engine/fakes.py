@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.errors import BackendError, EngineError
+from engine.speech.frames import WINDOW_BYTES
 from engine.types import (
-    BYTES_PER_SAMPLE,
     WINDOW_SAMPLES,
     AudioBlock,
     Clip,
     ClipTranscript,
     DecodingOptions,
+    RawSamples,
     Segment,
     TextDelta,
 )
@@ -28,7 +29,6 @@ from engine.types import (
 SPEECH = b"\xff"
 SILENCE = b"\x00"
 WINDOWS_PER_S = 31.25
-WINDOW_BYTES = WINDOW_SAMPLES * BYTES_PER_SAMPLE
 
 
 def windows(seconds: float) -> int:
@@ -56,6 +56,7 @@ class FakeDecoder:
 
     gate: awaited before every block but the first. fail_at: the block in whose place `failure` is raised.
     blocks: how many were asked for so far. open_files: decoders at work, 0 once all are closed.
+    forms: what each file was said to be, None for one in a container.
     """
 
     def __init__(
@@ -72,8 +73,12 @@ class FakeDecoder:
         self._failure = failure or BackendError("the decoder failed")
         self.blocks = 0
         self.open_files = 0
+        self.forms: list[RawSamples | None] = []
 
-    async def decode(self, audio: bytes | bytearray | memoryview) -> AsyncGenerator[AudioBlock, None]:
+    async def decode(
+        self, audio: bytes | bytearray | memoryview, raw: RawSamples | None = None
+    ) -> AsyncGenerator[AudioBlock, None]:
+        self.forms.append(raw)
         file = bytes(audio)
         pcm = pcm_of(file)
         self.open_files += 1
@@ -158,6 +163,8 @@ class FakeTranscriber:
     attached: bool = False
     arguments: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
+    word_timestamps: bool = True
+    logprobs: bool = False
     slots: int = 4
     ready: bool = False
     live: int = 0
@@ -222,32 +229,6 @@ class FakeTranscriber:
         if self.transcripts:
             return self.transcripts(clip, options)
         return transcript_of(self.script(clip, options), clip, options)
-
-
-class NullTranscriber:
-    """Implements `engine.speech.transcriber.Transcriber` and hears nothing, at once: what is left is our own cost."""
-
-    kind = "null"
-    attached = False
-    arguments: tuple[str, ...] = ()
-    plugins: tuple[str, ...] = ()
-    slots = 4
-    ready = True
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def languages(self, model: str, clip: Clip) -> Mapping[str, float]:
-        return {"en": 1.0}
-
-    async def transcribe(self, model: str, clip: Clip, options: DecodingOptions) -> ClipTranscript:
-        return ClipTranscript("", (), output_tokens=0)
-
-    async def stream(
-        self, model: str, clip: Clip, options: DecodingOptions
-    ) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
-        yield ClipTranscript("", (), output_tokens=0)
 
 
 def transcript_of(

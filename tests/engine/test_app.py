@@ -23,11 +23,13 @@ from engine import app as engine_app
 from engine.api_keys import ApiKey, ApiKeys, digest
 from engine.app import EngineParts, EngineState, RunningEngine, running_engine, serve
 from engine.authority import KeyHolders
+from engine.backends.vllm import AttachedVllm
 from engine.key_file import edit_keys
 from engine.keys import CLOCK_GRACE_S
 from engine.settings import MAX_REQUEST_BYTES, EngineSettings
 from engine.telemetry import Telemetry
 from engine.weights import weights_digest
+from tests.engine.backends.fake_vllm import FakeVllm
 from tests.engine.fake_application import NOW, Clock
 from tests.engine.fakes import FakeDecoder, FakeTranscriber, speech
 from tests.engine.sealed_client import (
@@ -358,11 +360,39 @@ async def test_windows_close_by_the_timer(bench: Bench) -> None:
     parts = replace(bench.parts, window_s=0.001)
     async with running(replace(bench, parts=parts)) as engine:
         await ask(engine.address, await spoken(engine))
-        await until(lambda: b'requests_total{endpoint="transcriptions",status="200"} 1.0' in exposition(engine))
+        await until(
+            lambda: b'requests_total{backend="fake",endpoint="transcriptions",status="200"} 1.0' in exposition(engine)
+        )
 
 
 def exposition(engine: RunningEngine) -> bytes:
     return engine.state.telemetry.exposition()
+
+
+async def test_a_model_servers_metrics_are_published_until_it_answers_no_more(
+    bench: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    socket = tmp_path_factory.mktemp("vllm") / "api.sock"
+    fake = FakeVllm(metrics='vllm:num_preemptions_total{model_name="canary"} 2.0\nvllm:canary 1.0\n')
+    name, _ = bench.settings.models[0]
+    parts = replace(bench.parts, transcriber=AttachedVllm(name, uds=socket), window_s=0.01)
+    series = f'sottovoce_engine_vllm_preemptions_total{{model="{name}"}} 2.0'.encode()
+    async with fake.listening(socket), running(replace(bench, parts=parts)) as engine:
+        await until(lambda: series in exposition(engine))
+        metrics = (await get(engine.status_address, "/metrics")).body
+        assert b'sottovoce_engine_clips_total{backend="vllm"}' in metrics
+        assert b"canary" not in metrics
+        assert b"vllm:" not in metrics
+        socket.unlink()
+        await until(lambda: b"engine_vllm_" not in exposition(engine))
+
+
+async def test_a_backend_without_metrics_of_its_own_adds_none(bench: Bench) -> None:
+    parts = replace(bench.parts, window_s=0.001)
+    async with running(replace(bench, parts=parts)) as engine:
+        engine.state.telemetry.speech.clip_heard()
+        await until(lambda: b'clips_total{backend="fake"} 1.0' in exposition(engine))
+        assert b"vllm" not in exposition(engine)
 
 
 async def test_a_timer_that_fails_once_goes_on(bench: Bench, log: LogCapture) -> None:
@@ -386,7 +416,7 @@ async def test_a_timer_that_fails_once_goes_on(bench: Bench, log: LogCapture) ->
 
 
 def test_an_engine_is_ready_when_it_serves_its_backend_works_and_it_stays() -> None:
-    state = EngineState(FakeTranscriber(), Telemetry())
+    state = EngineState(FakeTranscriber(), Telemetry("fake"))
     assert state.not_ready_because() == "starting"
     state.serving = True
     assert state.not_ready_because() == "the speech backend is not ready"

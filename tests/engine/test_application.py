@@ -23,7 +23,7 @@ from engine.openai.events import KEEP_ALIVE
 from engine.openai.models import ModelCatalogue, ServedModel
 from engine.speech.pipeline import SpeechPipeline
 from engine.telemetry import PREFIX, Telemetry
-from engine.types import Task, TextDelta, Transcription, TranscriptionRequest
+from engine.types import RawSamples, Task, TextDelta, Transcription, TranscriptionRequest
 from tests.engine.fake_application import NOW, Clock, ring
 from tests.engine.fakes import FakeDecoder, FakeTranscriber, scripted, speech
 from tests.engine.sealed_client import FORM, form, seal, until
@@ -75,7 +75,7 @@ class Desk:
     clock: Clock = field(default_factory=Clock)
 
     def counted(self, name: str, **labels: str) -> float:
-        return self.telemetry.windowed.get_sample_value(f"{PREFIX}_{name}", labels) or 0.0
+        return self.telemetry.windowed.get_sample_value(f"{PREFIX}_{name}", {"backend": "fake", **labels}) or 0.0
 
     async def ask(self, body: bytes, *headers: tuple[str, str], target: str = "transcriptions") -> Answer:
         head = Head("POST", f"/v1/audio/{target}", dict([FORM, *headers]))
@@ -105,7 +105,7 @@ Make = Callable[..., Desk]
 @pytest.fixture
 def desk() -> Make:
     def make(pipeline: Pipeline | None = None, *, max_requests: int = 2, **options: Any) -> Desk:
-        telemetry = Telemetry()
+        telemetry = Telemetry("fake")
         admission = Admission(max_requests=max_requests, max_body_bytes=2 * LIMIT)
         pipeline = pipeline or SpeechPipeline(FakeTranscriber(), FakeDecoder(), observer=telemetry.speech)
         defaults: dict[str, Any] = {"authority": Anyone(), "max_request_bytes": LIMIT, "request_timeout_s": 20.0}
@@ -190,6 +190,18 @@ async def test_speech_becomes_text(desk: Make, target: str) -> None:
     assert behind.counted("request_duration_seconds_count", endpoint=target) == 1
     assert behind.counted("audio_seconds_total") == pytest.approx(2.0, abs=0.05)
     assert behind.counted("clips_total") == 1
+
+
+async def test_raw_samples_reach_the_decoder_with_their_form(desk: Make) -> None:
+    decoder = FakeDecoder()
+    raw = SPOKEN.replace(b"Content-Type: audio/wav", b"Content-Type: audio/L16; rate=8000")
+    assert (await desk(SpeechPipeline(FakeTranscriber(), decoder)).ask(raw)).status == 200
+    assert decoder.forms == [RawSamples(8_000, big_endian=True)]
+
+
+async def test_raw_samples_of_an_absurd_form_are_refused_by_name(desk: Make) -> None:
+    raw = SPOKEN.replace(b"Content-Type: audio/wav", b"Content-Type: audio/pcm; rate=7")
+    assert error_of(await desk().ask(raw)) == (400, "invalid_raw_audio", "file")
 
 
 async def test_a_stream_ends_with_done(desk: Make) -> None:

@@ -8,7 +8,8 @@ import typer
 from pydantic import ValidationError
 
 from attestation.program import load_settings
-from engine.settings import MAX_FILE_BYTES, MAX_REQUEST_BYTES, EngineSettings
+from engine.settings import MAX_REQUEST_BYTES, EngineSettings
+from engine.types import MAX_FILE_BYTES
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_all_faults_come_in_one_message(model: Path) -> None:
         "--listen: an address is HOST:PORT",
         "--model: the name a is given twice; b: no such directory",
         "--alias",
-        "--insecure-evidence: no evidence to attest with",
+        "--policy: is needed",
         "--key-lifetime-s",
         "--drain-s",
         "--log-level",
@@ -76,6 +77,33 @@ def test_faults_of_the_file_of_keys_are_told_with_all_others(tmp_path: Path) -> 
     for fault in ("--listen", "--model", "--api-keys", "keys.0.name", "keys.0.sha256", "keys.0.expires"):
         assert fault in message
     assert "canary" not in message
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.toml"
+    path.write_text("version = 1\n[insecure]\naccept = true\n")
+    return path
+
+
+def test_an_engine_that_attests_itself_needs_a_policy_of_its_own(model: Path, policy: Path) -> None:
+    settings = settings_of(model=(f"a={model}",), policy=policy)
+    assert (settings.policy, settings.insecure_evidence) == (policy, False)
+    assert settings.tsm_path == Path("/sys/kernel/config/tsm/report")
+    assert "--policy: is needed" in faults(model=[f"a={model}"])
+
+
+def test_development_evidence_goes_with_a_policy_or_without(model: Path, policy: Path) -> None:
+    for given in ({}, {"policy": policy}):
+        assert settings_of(model=(f"a={model}",), insecure_evidence=True, **given).policy == given.get("policy")
+
+
+def test_faults_of_the_policy_are_told_with_all_others(tmp_path: Path, policy: Path) -> None:
+    assert "No such file or directory" in faults(policy=str(tmp_path / "nowhere"), listen="nowhere")
+    policy.write_text("version = 1\ncanary = 1\n")
+    message = faults(policy=str(policy), listen="nowhere")
+    for fault in ("--listen", "--model", "--policy: policy: canary: unknown member", "names no evidence"):
+        assert fault in message
 
 
 def test_a_file_without_keys_can_be_used(model: Path, tmp_path: Path) -> None:

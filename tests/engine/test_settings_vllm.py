@@ -1,4 +1,4 @@
-"""Attaching to a vLLM that runs already: only where it makes sense, and always confessed."""
+"""What becomes of the settings for vLLM; attaching to one only where it makes sense, and always confessed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from engine.app import _catalogue, _transcriber
 from engine.settings import BackendKind, EngineSettings
+from tests.engine.fakes import FakeTranscriber
 
 
 def settings(model: Path, *, models: int = 1, backend: str = "vllm", **options: Any) -> EngineSettings:
@@ -43,3 +45,24 @@ MISTAKES: dict[str, dict[str, Any]] = {
 def test_attaching_where_it_makes_no_sense_is_refused(tmp_path: Path, mistake: str) -> None:
     with pytest.raises(ValidationError, match="vllm"):
         settings(tmp_path, **MISTAKES[mistake])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "device"), [({}, "cpu"), ({"device": "cuda"}, "cuda"), ({"align_device": "cuda"}, "cuda")]
+)
+def test_a_vllm_of_our_own_comes_with_an_aligner(tmp_path: Path, chosen: dict[str, Any], device: str) -> None:
+    transcriber = _transcriber(settings(tmp_path, **chosen))
+    assert (transcriber.word_timestamps, transcriber.logprobs) == (True, True)
+    assert f"align_device={device}" in transcriber.arguments
+
+
+def test_a_vllm_that_is_attached_to_has_none(tmp_path: Path) -> None:
+    transcriber = _transcriber(settings(tmp_path, vllm_url="http://127.0.0.1:8000"))
+    assert (transcriber.word_timestamps, transcriber.logprobs) == (False, False)
+
+
+@pytest.mark.parametrize("able", [True, False])
+async def test_the_catalogue_says_what_the_backend_can(tmp_path: Path, able: bool) -> None:
+    backend = FakeTranscriber(word_timestamps=able, logprobs=able)
+    (model,) = (await _catalogue(settings(tmp_path), backend)).models
+    assert (model.word_timestamps, model.logprobs) == (able, able)

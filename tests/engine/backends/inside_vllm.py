@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 import traceback
@@ -28,8 +29,8 @@ TEXT = range(10)
 BLANK, SUPPRESSED = 8, 9
 END, START = 10, 11
 LANGUAGES = tuple(range(12, 19))
-TRANSCRIBE, NO_TIMESTAMPS = 19, 20
-FIRST = 21
+TRANSCRIBE, NO_SPEECH, NO_TIMESTAMPS = 19, 20, 21
+FIRST = 22
 LAST = FIRST + TIMESTAMPS - 1
 VOCABULARY = LAST + 1
 SMALL = Checkpoint(
@@ -177,6 +178,7 @@ def check_languages_are_written_down_with_their_probabilities() -> None:
     logits = torch.full((1, VOCABULARY), 9.0)
     shares = [0.02, 0.9, 0.05, 0.01, 0.01, 0.005, 0.005]
     logits[0, list(LANGUAGES)] = torch.tensor(shares).log()
+    logits[0, NO_SPEECH] = -9.0
     for _ in range(3 * REPORTED_LANGUAGES + 1):
         step = logits.clone() if not written else torch.randn(1, VOCABULARY)
         same.apply(step, history(Wants.LANGUAGES, written))
@@ -187,6 +189,26 @@ def check_languages_are_written_down_with_their_probabilities() -> None:
     assert written[:9] == triples
     assert written[9] in (END, LANGUAGES[3], LANGUAGES[4]), "after 0.97 of the probability, one more"
     assert written[-1] == END
+
+
+def check_silence_is_written_down_before_the_languages() -> None:
+    for share, report in ((0.25, [NO_SPEECH, FIRST + 250, FIRST + 250]), (0.0004, [])):
+        same = rules()
+        logits = torch.full((1, VOCABULARY), NEVER)
+        logits[0, LANGUAGES[2]], logits[0, NO_SPEECH] = math.log(1 - share), math.log(share)
+        written: list[int] = []
+        while END not in written:
+            step = torch.randn(1, VOCABULARY) if written else logits.clone()
+            same.apply(step, history(Wants.LANGUAGES, written))
+            written.append(int(step.argmax()))
+        assert written == [*report, LANGUAGES[2], FIRST + 1000, FIRST + 1000, END]
+
+
+def check_the_checkpoint_calls_silence_by_the_token_that_is_reported() -> None:
+    from vllm.tokenizers import get_tokenizer
+
+    token = Checkpoint.read(Path(sys.argv[1])).no_speech
+    assert get_tokenizer(sys.argv[1]).convert_ids_to_tokens(token) == "<|nospeech|>"
 
 
 def check_a_language_that_is_certain_is_reported_alone() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,16 +15,16 @@ from pathlib import Path
 import pytest
 
 from engine.backends import faster_whisper
-from engine.backends.faster_whisper import FasterWhisperTranscriber
+from engine.backends.faster_whisper import FasterWhisperTranscriber, _Worker
 from engine.errors import BackendError
 from engine.speech.transcriber import Transcriber
 from engine.types import SAMPLE_RATE_HZ, Clip, ClipTranscript, DecodingOptions, Task, TextDelta
+from tests.engine.speech import utterances
 
 ROOT = Path(__file__).parents[3]
-CHECKPOINT = ROOT / "tests/checkpoints/nano/ct2"
+CHECKPOINT = utterances.NANO
 
-needs_checkpoint = pytest.mark.skipif(not CHECKPOINT.is_dir(), reason="the small checkpoint is not in this tree")
-needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng speaks the test sentences")
+needs_checkpoint, needs_espeak = utterances.needs_checkpoint, utterances.needs_espeak
 needs_proc = pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="read from Linux's /proc")
 
 ENGLISH = DecodingOptions("en")
@@ -37,18 +36,8 @@ def noise(seconds: float) -> Clip:
 
 
 def spoken(sentence: str, voice: str = "en-us") -> Clip:
-    """Say a sentence at 16 kHz, as the checkpoint knows it."""
-    wav = subprocess.run(["espeak-ng", "-v", voice, "-s", "150", "--stdout", sentence], check=True, capture_output=True)
-    samples = memoryview(wav.stdout[44:]).cast("h")
-    count = len(samples) * SAMPLE_RATE_HZ // 22_050
-    return Clip(0.0, b"".join(_between(samples, index * 22_050 / SAMPLE_RATE_HZ) for index in range(count)))
-
-
-def _between(samples: memoryview[int], place: float) -> bytes:
-    before = int(place)
-    after = min(before + 1, len(samples) - 1)
-    value = samples[before] + (samples[after] - samples[before]) * (place - before)
-    return round(value).to_bytes(2, "little", signed=True)
+    """Say a sentence as the checkpoint knows it."""
+    return Clip(0.0, utterances.spoken(sentence, voice))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -65,10 +54,15 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def worker_of(transcriber: FasterWhisperTranscriber) -> _Worker:
+    assert transcriber._keeper.current
+    return transcriber._keeper.current
+
+
 def pid_of(transcriber: FasterWhisperTranscriber) -> int:
-    assert transcriber._worker
-    assert transcriber._worker._process
-    return transcriber._worker._process.pid
+    process = worker_of(transcriber)._process
+    assert process
+    return process.pid
 
 
 @pytest.fixture
@@ -174,8 +168,7 @@ async def test_a_worker_killed_during_a_call_fails_the_call_and_is_replaced(
     os.kill(pid, signal.SIGSTOP)  # so that the call is under way for as long as it takes
     async with asyncio.TaskGroup() as group:
         call = group.create_task(_failure_of(transcriber))
-        assert transcriber._worker
-        await until(lambda: bool(transcriber._worker and transcriber._worker._calls))
+        await until(lambda: bool(worker_of(transcriber)._calls))
         os.kill(pid, signal.SIGKILL)
     assert "ended during a call" in str(call.result())
     await until(lambda: transcriber.ready)
@@ -217,8 +210,7 @@ async def test_while_no_worker_runs_calls_fail_at_once(transcriber: FasterWhispe
 async def test_a_cancelled_call_is_taken_back(transcriber: FasterWhisperTranscriber) -> None:
     pid = pid_of(transcriber)
     os.kill(pid, signal.SIGSTOP)
-    worker = transcriber._worker
-    assert worker
+    worker = worker_of(transcriber)
     async with asyncio.TaskGroup() as group:
         calls = [group.create_task(transcriber.transcribe("nano", noise(20), ENGLISH)) for _ in range(30)]
         await until(lambda: len(worker._calls) == 30)
@@ -235,24 +227,21 @@ async def test_a_cancelled_call_is_taken_back(transcriber: FasterWhisperTranscri
 async def test_closing_a_stream_takes_its_call_back(transcriber: FasterWhisperTranscriber) -> None:
     async with aclosing(transcriber.stream("nano", noise(5), DecodingOptions("en", temperature=1.0))) as stream:
         await anext(stream)
-    assert transcriber._worker
-    assert not transcriber._worker._calls
+    assert not worker_of(transcriber)._calls
     assert transcriber.ready
 
 
 @needs_checkpoint
 async def test_a_worker_that_breaks_the_protocol_is_replaced(transcriber: FasterWhisperTranscriber) -> None:
     pid = pid_of(transcriber)
-    assert transcriber._worker
-    transcriber._worker.data_received(b"\xff" * 8)
+    worker_of(transcriber).data_received(b"\xff" * 8)
     await until(lambda: transcriber.ready and pid_of(transcriber) != pid)
     assert is_gone(pid)
 
 
 @needs_checkpoint
 async def test_an_answer_that_cannot_be_read_is_a_backend_failure(transcriber: FasterWhisperTranscriber) -> None:
-    worker = transcriber._worker
-    assert worker
+    worker = worker_of(transcriber)
     os.kill(pid_of(transcriber), signal.SIGSTOP)
     async with asyncio.TaskGroup() as group:
         call = group.create_task(_failure_of(transcriber))
@@ -316,7 +305,7 @@ from engine.backends.faster_whisper import FasterWhisperTranscriber
 async def main():
     transcriber = FasterWhisperTranscriber({{"nano": pathlib.Path({str(CHECKPOINT)!r})}})
     await transcriber.start()
-    print(transcriber._worker._process.pid, flush=True)
+    print(transcriber._keeper.current._process.pid, flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
 """

@@ -19,6 +19,7 @@ import pytest
 from engine.backends import vllm_server
 from engine.backends.vllm import AttachedVllm, VllmTranscriber
 from engine.backends.vllm_answers import Sample
+from engine.backends.vllm_prompt import Wanted
 from engine.backends.vllm_server import Serving
 from engine.errors import BackendError
 from engine.speech.transcriber import Transcriber
@@ -118,6 +119,29 @@ async def test_without_our_plugin_the_language_that_vllm_chose_is_certain(socket
     fake = FakeVllm(answer=lambda form: {"segments": [segment(" hm", 0, 1)], "language": form.get("language", "fr")})
     async with attached(fake, socket) as transcriber:
         assert await transcriber.languages("nano", CLIP) == {"fr": 1.0}
+
+
+@pytest.mark.parametrize(("avg_logprob", "no_speech"), [(-0.4, 0.0), (-1.5, 0.9)])
+async def test_whether_there_is_speech_is_asked_where_the_text_is_unlikely(
+    socket: Path, avg_logprob: float, no_speech: float
+) -> None:
+    def answer(form: dict[str, str | bytes]) -> dict[str, Any]:
+        if form["hotwords"] == Wanted.LANGUAGES:
+            return {"segments": [segment("<|nospeech|>", 0, 18.0), segment("<|en|>", 18.0, 20.0)]}
+        return {"segments": [segment(" thank", 0, 1), segment(" you", 1, 2, avg_logprob=avg_logprob)]}
+
+    fake = FakeVllm(answer=answer)
+    async with attached(fake, socket) as transcriber:
+        transcript = await transcriber.transcribe("nano", CLIP, ENGLISH)
+    assert [one.no_speech_prob for one in transcript.segments] == [no_speech, no_speech]
+    assert len(fake.forms) == 1 + bool(no_speech), "it takes another pass of the encoder"
+
+
+async def test_without_our_plugin_nothing_is_known_of_silence(socket: Path) -> None:
+    fake = FakeVllm(answer=lambda _: {"segments": [segment(" hm", 0, 1, avg_logprob=-1.5)]})
+    async with attached(fake, socket) as transcriber:
+        transcript = await transcriber.transcribe("nano", CLIP, ENGLISH)
+    assert [one.no_speech_prob for one in transcript.segments] == [0.0]
 
 
 async def test_metrics_are_read_from_the_server(socket: Path) -> None:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from engine.backends.vllm_answers import (
     LANGUAGES_FIELDS,
     MAX_WAV_BYTES,
+    Report,
     Sample,
     StreamReader,
     form_fields,
-    languages_from_verbose,
+    report_from_verbose,
     samples_from_exposition,
     stream_fields,
     timestamp_fields,
@@ -152,12 +153,21 @@ def test_a_segment_that_lacks_a_field_is_refused(missing: str) -> None:
 
 def test_a_report_of_languages_gives_each_its_probability() -> None:
     answer = {"segments": [segment("<|en|>", 0.0, 18.4), segment("", 1.0, 1.0), segment("<|yue|>", 18.4, 1.0)]}
-    assert languages_from_verbose(answer) == pytest.approx({"en": 0.92, "yue": 0.05})
+    report = report_from_verbose(answer)
+    assert report is not None
+    assert report.languages == pytest.approx({"en": 0.92, "yue": 0.05})
+    assert report.no_speech == 0
+
+
+@pytest.mark.parametrize("name", ["<|nospeech|>", "<|nocaptions|>"])
+def test_a_report_tells_how_likely_there_is_no_speech(name: str) -> None:
+    answer = {"segments": [segment(name, 0.0, 16.0), segment("<|en|>", 16.0, 20.0)]}
+    assert report_from_verbose(answer) == Report({"en": 1.0}, no_speech=0.8)
 
 
 @pytest.mark.parametrize("segments", [[], None, [segment(" hello", 0.0, 1.0)], [segment("", 0.0, 1.0)]])
 def test_an_answer_that_is_no_report_is_seen(segments: list[Any] | None) -> None:
-    assert languages_from_verbose({"segments": segments}) is None
+    assert report_from_verbose({"segments": segments}) is None
 
 
 # --- streams

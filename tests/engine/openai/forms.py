@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.openai.fields import parse_transcription
 from engine.openai.models import ModelCatalogue, ServedModel
-from engine.openai.multipart import Form, MultipartReader
+from engine.openai.multipart import Form, MediaType, MultipartReader
 from engine.types import Segment, Task, TokenLogprob, Transcription, TranscriptionRequest, Word
 
 BOUNDARY = "0123456789abcdef0123456789abcdef"
@@ -52,7 +52,7 @@ def read(data: bytes, reader: MultipartReader | None = None) -> Form:
 
 
 def form(*fields: tuple[str, str]) -> Form:
-    return Form(fields, bytearray(AUDIO), "audio/x-wav")
+    return Form(fields, bytearray(AUDIO), MediaType("audio/x-wav"))
 
 
 def ask(**fields: str) -> TranscriptionRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -327,8 +328,15 @@ def test_vllms_own_stream_fields_ask_for_its_shape_by_being_there(name: str, val
 
 def test_logprobs_need_a_model_that_has_them_and_the_json_format() -> None:
     assert refused(("include[]", "logprobs"), models=PLAIN) == (ErrorCode.UNSUPPORTED_PARAMETER, "include")
-    pairs = (("include[]", "logprobs"), ("response_format", "verbose_json"))
-    assert refused(*pairs) == (ErrorCode.UNSUPPORTED_VALUE, "include")
+    for others in ((("response_format", "verbose_json"),), (("stream", "true"), ("stream_include_usage", "true"))):
+        assert refused(("include[]", "logprobs"), *others) == (ErrorCode.UNSUPPORTED_VALUE, "include")
+
+
+def test_word_times_need_a_model_that_has_them() -> None:
+    untimed = ModelCatalogue((replace(PLAIN.models[0], word_timestamps=False),))
+    pairs = (("timestamp_granularities[]", "word"), ("response_format", "verbose_json"))
+    assert refused(*pairs, models=untimed) == (ErrorCode.UNSUPPORTED_PARAMETER, "timestamp_granularities")
+    parse_transcription(form(("response_format", "verbose_json")), untimed)
 
 
 SAMPLING = {

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from engine.errors import ErrorCode, RequestError
 from engine.openai.errors import to_response
-from engine.openai.multipart import MAX_FILE_BYTES, Form, Limits, MultipartReader
+from engine.openai.multipart import Form, Limits, MediaType, MultipartReader
+from engine.types import MAX_FILE_BYTES
 from tests.engine.openai.forms import AUDIO, BOUNDARY, CONTENT_TYPE, body, close, field, file, part, read
 
 CANARY = "Vlxqz7"
@@ -61,7 +62,7 @@ def test_fields_and_file_are_read_in_order() -> None:
     assert form.fields == (("model", "whisper-1"), ("include[]", "logprobs"), ("a", "é"))
     assert audio_of(form) == AUDIO
     assert isinstance(form.audio, bytearray)
-    assert form.audio_type == "audio/x-wav"
+    assert form.audio_type == MediaType("audio/x-wav", {})
 
 
 def test_the_file_may_come_first_and_names_may_repeat() -> None:
@@ -95,7 +96,7 @@ tricky = st.lists(
 def test_every_chunking_reads_the_same_form(fields: list[tuple[str, str]], audio: bytes, data: st.DataObject) -> None:
     whole = body(*(field(name, text) for name, text in fields), file(audio))
     form = read_pieces(data.draw(cut(st.just(whole))), MultipartReader(CONTENT_TYPE))
-    assert contents(form) == (tuple(fields), audio, "audio/x-wav")
+    assert contents(form) == (tuple(fields), audio, MediaType("audio/x-wav"))
 
 
 FRAGMENTS = (
@@ -305,14 +306,17 @@ def test_a_replacement_character_is_a_character() -> None:
 @pytest.mark.parametrize(
     ("header", "media_type"),
     [
-        ("audio/PCM; rate=16000", "audio/pcm"),
-        ("Audio/L16", "audio/l16"),
+        ("audio/PCM; Rate=16000", MediaType("audio/pcm", {"rate": "16000"})),
+        ('audio/l16;rate="8000" ; channels=2;', MediaType("audio/l16", {"rate": "8000", "channels": "2"})),
+        ("Audio/L16", MediaType("audio/l16", {})),
+        ("audio/pcm; rate", MediaType("audio/pcm", None)),
+        ("audio/pcm; rate=8000; rate=16000", MediaType("audio/pcm", None)),
         ("nonsense", None),
         ("a/b/c", None),
         ("", None),
     ],
 )
-def test_the_media_type_of_the_file_is_kept_without_its_parameters(header: str, media_type: str | None) -> None:
+def test_the_media_type_of_the_file_is_kept(header: str, media_type: MediaType | None) -> None:
     form = read(body(part('name="file"; filename="a"', b"x", f"Content-Type: {header}")))
     assert form.audio_type == media_type
 

@@ -12,6 +12,7 @@ from functools import cache
 import av
 import numpy as np
 import numpy.typing as npt
+from av.container import OutputContainer
 
 TONE_HZ = 440.0
 STEP_S = 10
@@ -32,10 +33,16 @@ def encoded(
     duration_s: float = 2.0,
     *,
     silent: bool = False,
+    video: str | None = None,
+    form: tuple[tuple[str, str], ...] = (),
 ) -> bytes:
-    """A file with a tone, or silence, in it."""
+    """A file with a tone, or silence, in it.
+
+    video: the codec of a black picture beside it. form: options of the container.
+    """
     file = io.BytesIO()
-    with av.open(file, "w", format=container) as output:
+    with av.open(file, "w", format=container, container_options=dict(form)) as output:
+        screen = _screen(output, video) if video else None
         stream = output.add_stream(codec, rate=rate_hz, options={"strict": "experimental"})
         assert isinstance(stream, av.AudioStream)
         stream.layout = layout
@@ -54,6 +61,8 @@ def encoded(
         for piece in resampler.resample(None):
             output.mux(stream.encode(piece))
         output.mux(stream.encode(None))
+        if screen is not None:
+            _show(output, screen, duration_s)
     return file.getvalue()
 
 
@@ -61,14 +70,22 @@ def encoded(
 def video_without_audio() -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
-        stream = output.add_stream("mpeg4", rate=25)
-        assert isinstance(stream, av.VideoStream)
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        for _ in range(10):
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), "rgb24")))
-        output.mux(stream.encode(None))
+        _show(output, _screen(output, "mpeg4"), 0.4)
     return file.getvalue()
+
+
+def _screen(output: OutputContainer, codec: str) -> av.VideoStream:
+    stream = output.add_stream(codec, rate=25)
+    assert isinstance(stream, av.VideoStream)
+    stream.width = stream.height = 64
+    stream.pix_fmt = "yuv420p"
+    return stream
+
+
+def _show(output: OutputContainer, screen: av.VideoStream, duration_s: float) -> None:
+    for _ in range(round(25 * duration_s)):
+        output.mux(screen.encode(av.VideoFrame(64, 64, "yuv420p")))
+    output.mux(screen.encode(None))
 
 
 def wav(pcm: bytes, *, rate_hz: int = 16_000, channels: int = 1, claimed_bytes: int | None = None) -> bytes:
@@ -88,6 +105,24 @@ def wav(pcm: bytes, *, rate_hz: int = 16_000, channels: int = 1, claimed_bytes: 
             pcm,
         ]
     )
+
+
+def flac(pcm: bytes) -> bytes:
+    """A FLAC file of 16 kHz mono samples: hours of silence in little room."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="flac") as output:
+        stream = output.add_stream("flac", rate=16_000)
+        assert isinstance(stream, av.AudioStream)
+        stream.layout = "mono"
+        stream.codec_context.open()
+        samples = np.frombuffer(pcm, "<i2")
+        for start in range(0, len(samples), stream.codec_context.frame_size):
+            piece = samples[start : start + stream.codec_context.frame_size]
+            frame = av.AudioFrame.from_ndarray(piece[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16_000, start, Fraction(1, 16_000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
 
 
 def loudest_hz(pcm: bytes) -> float:

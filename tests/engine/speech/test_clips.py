@@ -14,10 +14,10 @@ from engine.speech.clips import (
     MAX_PADDING_S,
     MAX_PAUSE_S,
     MAX_PAUSE_WINDOWS,
-    WINDOW_BYTES,
     WINDOW_S,
     ClipCutter,
 )
+from engine.speech.frames import WINDOW_BYTES
 from engine.types import MAX_CLIP_S, WINDOW_SAMPLES, AudioBlock, Clip, VoiceActivity
 from tests.engine.fakes import pcm_of, silence, speech, windows
 
@@ -75,6 +75,13 @@ def test_a_long_silence_ends_a_clip_and_is_left_out() -> None:
     first, second = spans(cut(speech(3.2) + silence(9.6) + speech(3.2)))
     assert first == (0.0, 3.2 + PADDING_S)
     assert second == (12.8 - PADDING_S, 16.0)
+
+
+def test_a_clip_says_how_likely_each_of_its_windows_holds_speech() -> None:
+    file = silence(9.6) + bytes(range(128, 256)) * 12 + silence(9.6) + speech(3.2)
+    clips = cut(file)
+    assert len(clips) == 3
+    assert [clip.speech for clip in clips] == [file[first:last] for first, last in window_spans(clips)]
 
 
 def test_a_clip_is_there_as_soon_as_its_long_silence_is() -> None:

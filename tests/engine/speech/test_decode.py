@@ -7,6 +7,7 @@ import fcntl
 import io
 import logging
 import os
+import random
 import resource
 import signal
 import socket
@@ -32,7 +33,7 @@ from engine.speech.frames import (
     Kind,
     check_audio_frame,
 )
-from engine.types import AudioBlock
+from engine.types import AudioBlock, RawSamples
 
 from .sounds import TONE_HZ, encoded, loudest_hz, tone, video_without_audio, wav
 
@@ -56,10 +57,12 @@ def long_file() -> bytes:
     return encoded("flac", "flac", 8_000, "mono", LONG_S, silent=True)
 
 
-async def heard(decoder: AudioDecoder, file: bytes | bytearray | memoryview) -> AudioBlock:
+async def heard(
+    decoder: AudioDecoder, file: bytes | bytearray | memoryview, raw: RawSamples | None = None
+) -> AudioBlock:
     """A whole file as one block, each block of it checked."""
     blocks = []
-    async with aclosing(decoder.decode(file)) as stream:
+    async with aclosing(decoder.decode(file, raw)) as stream:
         async for block in stream:
             check_audio_frame(len(block.pcm), len(block.speech))
             blocks.append(block)
@@ -67,9 +70,9 @@ async def heard(decoder: AudioDecoder, file: bytes | bytearray | memoryview) -> 
     return AudioBlock(b"".join(block.pcm for block in blocks), b"".join(block.speech for block in blocks))
 
 
-async def refusal(decoder: AudioDecoder, file: bytes) -> RequestError:
+async def refusal(decoder: AudioDecoder, file: bytes, raw: RawSamples | None = None) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        await heard(decoder, file)
+        await heard(decoder, file, raw)
     return caught.value
 
 
@@ -143,6 +146,15 @@ FILES = {
     "mkv": ("matroska", "aac", 48_000, "stereo"),
     "ts": ("mpegts", "mp2", 48_000, "stereo"),
     "flv": ("flv", "aac", 44_100, "mono"),
+    "f4v": ("f4v", "aac", 44_100, "stereo"),
+    "3gp, aac": ("3gp", "aac", 16_000, "mono"),
+    "m4a, alac": ("ipod", "alac", 44_100, "stereo"),
+    "eac3": ("eac3", "eac3", 48_000, "stereo"),
+    "wma, version 1": ("asf", "wmav1", 44_100, "stereo"),
+    "webm, opus mono": ("webm", "libopus", 48_000, "mono"),
+    "wav, ima adpcm": ("wav", "adpcm_ima_wav", 22_050, "mono"),
+    "wav, g.726": ("wav", "g726", 8_000, "mono"),
+    "wav, 32 bit": ("wav", "pcm_s32le", 48_000, "stereo"),
     "avi": ("avi", "libmp3lame", 44_100, "stereo"),
     "3gp": ("3gp", "libopencore_amrnb", 8_000, "mono"),
     "amr": ("amr", "libopencore_amrnb", 8_000, "mono"),
@@ -157,6 +169,42 @@ FILES = {
     "wav, adpcm": ("wav", "adpcm_ms", 22_050, "mono"),
     "mp3, 8 kHz": ("mp3", "libmp3lame", 8_000, "mono"),
 }
+
+
+FILMS: dict[str, tuple[str, str, str, tuple[tuple[str, str], ...]]] = {
+    # Container, codec of the sound, codec of the picture, options of the container.
+    "mp4": ("mp4", "aac", "mpeg4", ()),
+    "m4v": ("ipod", "aac", "mpeg4", ()),
+    "mov": ("mov", "pcm_s16le", "mpeg4", ()),
+    "avi": ("avi", "libmp3lame", "mpeg4", ()),
+    "mkv": ("matroska", "flac", "mpeg4", ()),
+    "webm": ("webm", "libopus", "libvpx", ()),
+    "wmv": ("asf", "wmav2", "wmv2", ()),
+    "flv": ("flv", "libmp3lame", "flv1", ()),
+    "3gp": ("3gp", "aac", "mpeg4", ()),
+    "mpeg": ("mpeg", "mp2", "mpeg1video", ()),
+    "vob": ("vob", "ac3", "mpeg2video", ()),
+    "ts": ("mpegts", "aac", "mpeg2video", ()),
+    "mts": ("mpegts", "ac3", "mpeg2video", (("mpegts_m2ts_mode", "1"),)),
+    "ogv": ("ogv", "vorbis", "libvpx", ()),
+}
+
+RECORDINGS = sorted(path for path in (Path(__file__).parent / "recordings").iterdir() if path.suffix != ".md")
+
+
+@pytest.mark.parametrize("name", FILMS)
+async def test_the_sound_of_a_film_is_heard(decoder: AudioDecoder, name: str) -> None:
+    container, codec, video, form = FILMS[name]
+    audio = await heard(decoder, encoded(container, codec, 48_000, "stereo", video=video, form=form))
+    assert len(audio.pcm) / BYTES_PER_S == pytest.approx(2.0, abs=0.1)
+    assert loudest_hz(audio.pcm) == pytest.approx(TONE_HZ, abs=2)
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
+async def test_a_recording_that_cannot_be_made_here_is_heard(decoder: AudioDecoder, recording: Path) -> None:
+    audio = await heard(decoder, recording.read_bytes())
+    assert len(audio.pcm) / BYTES_PER_S == pytest.approx(0.5, abs=0.03)
+    assert loudest_hz(audio.pcm) == pytest.approx(TONE_HZ, abs=3)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -180,6 +228,48 @@ async def test_16_khz_mono_samples_come_out_as_they_went_in(decoder: AudioDecode
         assert (await heard(decoder, kind(wav(pcm)))).pcm == pcm
 
 
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 24_000, 44_100, 48_000, 192_000])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("big_endian", [False, True])
+async def test_raw_samples_are_heard_at_the_rate_they_declare(
+    decoder: AudioDecoder, rate_hz: int, channels: int, big_endian: bool
+) -> None:
+    samples = tone(2.0, rate_hz, channels).astype(">i2" if big_endian else "<i2").tobytes()
+    audio = await heard(decoder, samples, RawSamples(rate_hz, channels, big_endian))
+    assert len(audio.pcm) / BYTES_PER_S == pytest.approx(2.0, abs=0.01)
+    assert loudest_hz(audio.pcm) == pytest.approx(TONE_HZ, abs=1)
+
+
+async def test_raw_16_khz_mono_samples_come_out_as_they_went_in(decoder: AudioDecoder) -> None:
+    pcm = tone(5.0001).tobytes()
+    assert (await heard(decoder, pcm, RawSamples(16_000))).pcm == pcm
+    swapped = tone(5.0001).astype(">i2").tobytes()
+    assert (await heard(decoder, swapped, RawSamples(16_000, big_endian=True))).pcm == pcm
+
+
+async def test_raw_samples_are_never_taken_for_a_container(decoder: AudioDecoder) -> None:
+    file = encoded(*FILES["mp3"])
+    assert len((await heard(decoder, file, RawSamples(16_000))).pcm) == len(file) // 2 * 2
+
+
+@pytest.mark.parametrize("left_over", [1, 2, 3])
+async def test_a_part_of_a_raw_frame_at_the_end_is_left_out(decoder: AudioDecoder, left_over: int) -> None:
+    audio = await heard(decoder, bytes(4 * 16_000 + left_over), RawSamples(16_000, channels=2))
+    assert len(audio.pcm) == BYTES_PER_S
+
+
+async def test_raw_samples_are_held_to_the_same_lengths(decoder: AudioDecoder) -> None:
+    raw = RawSamples(16_000)
+    assert (await refusal(decoder, bytes(2 * 1_599), raw)).code is ErrorCode.AUDIO_TOO_SHORT
+    assert (await refusal(decoder, b"", raw)).code is ErrorCode.AUDIO_TOO_SHORT
+    assert (await refusal(decoder, b"x", raw)).code is ErrorCode.AUDIO_TOO_SHORT
+    strict = AudioDecoder(max_audio_s=4)
+    try:
+        assert (await refusal(strict, bytes(5 * BYTES_PER_S), raw)).code is ErrorCode.AUDIO_TOO_LONG
+    finally:
+        await strict.close()
+
+
 async def test_a_chained_ogg_file_is_heard_to_the_end(decoder: AudioDecoder) -> None:
     audio = await heard(decoder, encoded(*FILES["ogg, vorbis"]) + encoded(*FILES["ogg, vorbis"]))
     assert len(audio.pcm) / BYTES_PER_S == pytest.approx(4.0, abs=0.1)
@@ -196,6 +286,19 @@ async def test_damage_in_the_middle_is_skipped(decoder: AudioDecoder) -> None:
     file = bytearray(encoded(*FILES["mp3"]))
     file[len(file) // 2 : len(file) // 2 + 500] = os.urandom(500)
     assert len((await heard(decoder, file)).pcm) / BYTES_PER_S == pytest.approx(2.0, abs=0.2)
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_a_damaged_start_is_audio_or_refused_and_nothing_else(decoder: AudioDecoder, name: str) -> None:
+    file = bytearray(encoded(*FILES[name]))
+    chance = random.Random(name)
+    for place in chance.sample(range(512), 32):
+        file[place] = chance.randrange(256)
+    try:
+        await heard(decoder, file)
+    except RequestError as error:
+        assert error.code in (ErrorCode.UNSUPPORTED_FILE, ErrorCode.AUDIO_TOO_SHORT)  # noqa: PT017
+    assert (await heard(decoder, wav(bytes(BYTES_PER_S)))).pcm
 
 
 async def test_a_header_that_claims_4_gb_costs_nothing(decoder: AudioDecoder) -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
+from benchmarks.null_speech import NullTranscriber
 from engine.errors import BackendError, EngineError, ErrorCode, RequestError
 from engine.speech.pipeline import Decoder, SpeechPipeline
 from engine.speech.transcriber import Transcriber
@@ -14,6 +16,7 @@ from engine.types import (
     ClipTranscript,
     DecodingOptions,
     Granularity,
+    RawSamples,
     Segment,
     Task,
     TextDelta,
@@ -25,7 +28,6 @@ from engine.types import (
 from tests.engine.fakes import (
     FakeDecoder,
     FakeTranscriber,
-    NullTranscriber,
     Turnstile,
     scripted,
     silence,
@@ -33,36 +35,12 @@ from tests.engine.fakes import (
     transcript_of,
 )
 
+from .counts import Counts
+
 REQUEST = TranscriptionRequest(model="nano", language="en")
 DETECT = TranscriptionRequest(model="nano")
 UTTERANCE = speech(3.2) + silence(6.4)
 """9.6 s that make one clip; several behind one another make as many."""
-
-
-class Counts:
-    """Implements `Observer`."""
-
-    def __init__(self) -> None:
-        self.files: list[float] = []
-        self.clips: list[float] = []
-        self.again: list[int] = []
-        self.loops = 0
-        self.waits: list[float] = []
-
-    def file_heard(self, duration_s: float) -> None:
-        self.files.append(duration_s)
-
-    def clip_heard(self, duration_s: float) -> None:
-        self.clips.append(duration_s)
-
-    def clip_decoded_again(self, times: int) -> None:
-        self.again.append(times)
-
-    def loop_ended(self) -> None:
-        self.loops += 1
-
-    def first_delta(self, waited_s: float) -> None:
-        self.waits.append(waited_s)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -466,11 +444,104 @@ async def test_a_mistake_in_our_own_code_is_not_taken_for_a_backend_failure() ->
 # --- what is counted
 
 
-async def test_audio_clips_and_the_wait_for_text_are_counted() -> None:
-    counts, ticks = Counts(), iter([100.0, 100.25])
-    pipeline = SpeechPipeline(FakeTranscriber(), FakeDecoder(), observer=counts, clock=lambda: next(ticks))
-    await read(pipeline.stream(UTTERANCE * 2, REQUEST))
-    assert counts.files == [pytest.approx(19.2)]
-    assert counts.clips == [pytest.approx(3.52), pytest.approx(3.84)]
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_files_audio_work_tokens_and_clips_are_counted() -> None:
+    counts, clock = Counts(), Clock()
+
+    def script(clip: Clip, options: DecodingOptions) -> str:
+        clock.now += 1.5
+        return " three more words"
+
+    pipeline = SpeechPipeline(FakeTranscriber(script), FakeDecoder(), observer=counts, clock=clock)
+    await pipeline.transcribe(UTTERANCE * 2, REQUEST)
+    assert counts.files == [(19.2, 3.0, 6)]
+    assert (counts.clips, counts.again, counts.unladdered, counts.waits) == (2, [], 0, [])
+
+
+async def test_the_wait_of_a_streams_reader_for_its_first_text_is_counted_once() -> None:
+    counts, clock, word_gate = Counts(), Clock(), Turnstile()
+    pipeline = SpeechPipeline(FakeTranscriber(word_gate=word_gate), FakeDecoder(), observer=counts, clock=clock)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(read(pipeline.stream(UTTERANCE * 2, REQUEST)))
+        await settle()
+        for _ in range(10):
+            clock.now += 0.25
+            word_gate.admit_one()
+            await settle()
     assert counts.waits == [0.25]
-    assert counts.again == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_how_long_each_call_waits_for_its_turn_is_counted(streamed: bool) -> None:
+    counts, clock, turnstile = Counts(), Clock(), Turnstile()
+    pipeline = SpeechPipeline(
+        FakeTranscriber(gate=turnstile), FakeDecoder(), slots=1, observer=counts, clock=clock, clips_per_file=2
+    )
+    work = read(pipeline.stream(UTTERANCE * 2, DETECT)) if streamed else pipeline.transcribe(UTTERANCE * 2, DETECT)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(work)
+        for _ in range(10):
+            await settle()
+            clock.now += 1.0
+            turnstile.admit_one()
+    # One by one: a stream looks at one clip's language, and asks for the next turn only when it is at hand.
+    assert counts.queued == ([0.0] * 3 if streamed else [0.0, 1.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(("temperature", "unladdered"), [(0.0, 1), (0.4, 0)])
+async def test_a_stream_that_runs_without_the_ladder_it_would_have_is_counted(
+    temperature: float, unladdered: int
+) -> None:
+    counts = Counts()
+    pipeline = SpeechPipeline(FakeTranscriber(), FakeDecoder(), observer=counts)
+    await read(pipeline.stream(UTTERANCE, replace(REQUEST, temperature=temperature)))
+    assert counts.unladdered == unladdered
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (BackendError("the decoder died"), "decoder_failed"),
+        (RequestError(ErrorCode.UNSUPPORTED_FILE, "file"), "unsupported_file"),
+    ],
+)
+async def test_a_file_that_does_not_become_audio_is_counted_by_its_reason(failure: EngineError, reason: str) -> None:
+    counts = Counts()
+    pipeline = SpeechPipeline(FakeTranscriber(), FakeDecoder(fail_at=3, failure=failure), observer=counts)
+    with pytest.raises(type(failure)):
+        await pipeline.transcribe(UTTERANCE * 8, REQUEST)
+    assert (counts.not_decoded, counts.failed_clips, counts.files) == ([reason], 0, [])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_clip_on_which_the_backend_fails_is_counted(streamed: bool) -> None:
+    counts = Counts()
+    pipeline = SpeechPipeline(FakeTranscriber(fail_after=0), FakeDecoder(), observer=counts)
+    with pytest.raises(BackendError):
+        await (read(pipeline.stream(UTTERANCE, REQUEST)) if streamed else pipeline.transcribe(UTTERANCE, REQUEST))
+    assert (counts.failed_clips, counts.clips, counts.not_decoded) == (1, 0, [])
+
+
+async def test_a_file_that_is_given_up_is_no_failure() -> None:
+    counts, fake = Counts(), FakeTranscriber(gate=asyncio.Event())
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(SpeechPipeline(fake, FakeDecoder(), observer=counts).transcribe(UTTERANCE, REQUEST))
+        await until(lambda: fake.live == 1)
+        work.cancel()
+    assert (counts.failed_clips, counts.not_decoded, counts.files) == (0, [], [])
+
+
+async def test_the_decoder_is_told_what_raw_samples_are() -> None:
+    decoder, raw = FakeDecoder(), RawSamples(8_000, 2)
+    await pipeline_of(FakeTranscriber(), decoder).transcribe(UTTERANCE, replace(REQUEST, raw_samples=raw))
+    await read(pipeline_of(FakeTranscriber(), decoder).stream(UTTERANCE, REQUEST))
+    assert decoder.forms == [raw, None]

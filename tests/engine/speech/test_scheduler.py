@@ -64,6 +64,34 @@ async def test_a_new_file_does_not_overtake_one_that_waits() -> None:
     assert clips.order == ["old 1", "old 2", "new"]
 
 
+@pytest.mark.parametrize("slots", [1, 2, 3, 7])
+@pytest.mark.parametrize("waiting", [1, 5, 200])
+async def test_a_short_file_beside_a_long_one_waits_for_at_most_one_clip(slots: int, waiting: int) -> None:
+    scheduler, clips = FairScheduler(slots), Clips()
+    long = scheduler.share()
+    async with asyncio.TaskGroup() as group:
+        for number in range(slots + waiting):
+            group.create_task(clips.hear(long, f"long {number}"))
+        await settle()
+        under_way = len(clips.order)
+        group.create_task(clips.hear(scheduler.share(), "short"))
+        await settle()
+        ended = 0
+        while "short" not in clips.order:
+            clips.release[clips.order[ended]].set()
+            ended += 1
+            await settle()
+        # Begun between its asking and its turn, beside those that were under way.
+        assert clips.order.index("short") - under_way <= 1
+        assert ended <= 2
+        for event in clips.release.values():
+            event.set()
+        while len(clips.order) < slots + waiting + 1:
+            await settle()
+            for event in clips.release.values():
+                event.set()
+
+
 async def test_a_file_that_was_not_waiting_when_a_slot_came_free_does_not_fall_behind() -> None:
     scheduler, clips = FairScheduler(1), Clips()
     long, short = scheduler.share(), scheduler.share()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.speech.frames import WINDOW_BYTES
-from engine.speech.vad import VoiceActivityDetector, load_model
+from engine.speech.vad import REMEMBERED_STRETCHES, STRETCH_WINDOWS, VoiceActivityDetector, load_model
 from engine.types import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 
 MODEL = load_model()
@@ -71,6 +71,25 @@ def test_the_cut_between_blocks_makes_no_difference(cuts: set[int]) -> None:
         detector.probabilities(memoryview(VOWELS)[a * WINDOW_BYTES : b * WINDOW_BYTES]) for a, b in pairwise(edges)
     ]
     assert all(abs(a - b) <= 1 for a, b in zip(b"".join(pieces), whole, strict=True))
+
+
+@pytest.mark.parametrize("stretches", [3, 10, 30])
+@pytest.mark.parametrize("cut", [0, 1, 40])
+def test_speech_after_a_long_silence_sounds_like_speech_after_a_short_one(stretches: int, cut: int) -> None:
+    stretch = bytes(STRETCH_WINDOWS * WINDOW_BYTES)
+    soon = VoiceActivityDetector(MODEL).probabilities(stretch * REMEMBERED_STRETCHES + VOWELS)
+    detector, late = VoiceActivityDetector(MODEL), stretch * stretches + VOWELS
+    heard = detector.probabilities(late[: cut * WINDOW_BYTES]) + detector.probabilities(late[cut * WINDOW_BYTES :])
+    assert max(abs(a - b) for a, b in zip(heard[-WINDOWS:], soon[-WINDOWS:], strict=True)) <= 1
+    assert len(heard) == stretches * STRETCH_WINDOWS + WINDOWS
+
+
+def test_without_its_hold_the_model_would_hear_speech_late() -> None:
+    # What the hold is there for: should another model not drift, it is not needed.
+    audio = np.frombuffer(bytes(20 * STRETCH_WINDOWS * WINDOW_BYTES) + VOWELS, "<i2").astype(np.float32) / 32_768
+    drifted = _as_bytes(get_vad_model()(np.append(audio, np.zeros(WINDOW_SAMPLES, np.float32))))[-WINDOWS - 1 :]
+    held = VoiceActivityDetector(MODEL).probabilities(bytes(20 * STRETCH_WINDOWS * WINDOW_BYTES) + VOWELS)[-WINDOWS:]
+    assert sum(drifted[:16]) < sum(held[:16])
 
 
 def test_silence_is_no_speech() -> None:

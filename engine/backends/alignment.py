@@ -1,0 +1,103 @@
+"""When was each word of a text said, and how likely is each token? A second look at a clip whose text is known.
+
+OpenAI's `whisper/timing.py` as faster-whisper has it: the decoder reads the text instead of writing it, the heads that
+the checkpoint names for it (`alignment_heads`) show where it listens, and dynamic time warping turns that into times.
+The text may come from any decoder of the same checkpoint. Runs in a worker (`engine.backends.faster_whisper_worker`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from faster_whisper import WhisperModel
+from faster_whisper.audio import pad_or_trim
+from faster_whisper.tokenizer import Tokenizer
+
+from engine.backends.messages import finite
+from engine.types import ClipTranscript, DecodingOptions, Segment, TokenLogprob, Word
+
+DEFAULTS = inspect.signature(WhisperModel.transcribe).parameters
+PUNCTUATION = [DEFAULTS[name].default for name in ("prepend_punctuations", "append_punctuations")]
+"""What is part of the word behind it, and of the word before it."""
+
+LOWEST_LOGPROB = -100.0
+"""Of a token that the model finds impossible, though it stands in the text."""
+
+Samples = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class SecondLook:
+    """A clip heard again, beside the tokens of its text. language: one that the checkpoint has a token for."""
+
+    def __init__(
+        self,
+        whisper: WhisperModel,
+        samples: Samples,
+        segments: tuple[Segment, ...],
+        options: DecodingOptions,
+        *,
+        language: str,
+    ) -> None:
+        self._whisper = whisper
+        self._options = options
+        self._segments = segments
+        self._tokenizer = Tokenizer(
+            whisper.hf_tokenizer, whisper.model.is_multilingual, task=options.task.value, language=language
+        )
+        self._tokens = [self._text_tokens(segment) for segment in segments]
+        features = whisper.feature_extractor(samples)
+        self._frames = min(features.shape[-1] - 1, whisper.feature_extractor.nb_max_frames)
+        self._encoded = whisper.encode(pad_or_trim(features[:, : self._frames]))
+
+    def timed_segments(self) -> tuple[Segment, ...]:
+        """The segments with the times of their words; their own stay as they are."""
+        timed: list[dict[str, Any]] = [
+            {"seek": 0, "start": segment.start_s, "end": segment.end_s, "tokens": tokens}
+            for segment, tokens in zip(self._segments, self._tokens, strict=True)
+        ]
+        self._whisper.add_word_timestamps(
+            [timed], self._tokenizer, self._encoded, self._frames, *PUNCTUATION, last_speech_timestamp=0.0
+        )
+        return tuple(
+            replace(segment, words=tuple(_word(word) for word in one["words"]))
+            for segment, one in zip(self._segments, timed, strict=True)
+        )
+
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        """How likely each token is after the prompt and those before it; one entry where several make a character."""
+        tokens = [token for some in self._tokens for token in some]
+        prompt = self._tokenizer.encode(f" {self._options.prompt.strip()}") if self._options.prompt else []
+        opening = self._whisper.get_prompt(self._tokenizer, prompt)
+        [result] = self._whisper.model.align(self._encoded, opening, [tokens], self._frames)
+        left = iter(result.text_token_probs)
+        pieces = zip(*self._tokenizer.split_tokens_on_unicode(tokens), strict=True)
+        return tuple(TokenLogprob(text, sum(_logprob(next(left)) for _ in some)) for text, some in pieces)
+
+    def _text_tokens(self, segment: Segment) -> list[int]:
+        tokens = segment.tokens or self._tokenizer.encode(segment.text)
+        return [token for token in tokens if token < self._tokenizer.eot]
+
+
+def align(
+    whisper: WhisperModel, samples: Samples, transcript: ClipTranscript, options: DecodingOptions, *, language: str
+) -> ClipTranscript:
+    """Add to a transcript what `options` ask for: the times of its words, the log probabilities of its tokens."""
+    if not transcript.text.strip():
+        return transcript
+    look = SecondLook(whisper, samples, transcript.segments, options, language=language)
+    segments = look.timed_segments() if options.word_timestamps else transcript.segments
+    logprobs = look.logprobs() if options.logprobs else ()
+    return replace(transcript, segments=segments, logprobs=logprobs)
+
+
+def _word(word: dict[str, Any]) -> Word:
+    probability = finite(float(word["probability"]), 0.0)
+    return Word(str(word["word"]), float(word["start"]), float(word["end"]), probability)
+
+
+def _logprob(probability: float) -> float:
+    return max(math.log(probability), LOWEST_LOGPROB) if probability > 0 else LOWEST_LOGPROB

@@ -1,0 +1,156 @@
+"""What is in memory stays there: no core dump of any process of the engine, and no look into it by its own user.
+
+Root may look anywhere, so where the tests run as root everything here gives that up first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.e2e.conftest import TRANSCRIPTIONS, form
+from tests.e2e.processes import engine, program, proxy, until_ready
+from tests.engine.backends.real_vllm import CHECKPOINT, LIMIT_S, find_vllm
+from tests.requirements import need_program
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="read from Linux's /proc"),
+]
+
+LOOK = """
+import json, sys
+outcomes = {}
+for pid in sys.argv[1:]:
+    try:
+        outcomes[pid] = len(open(f"/proc/{pid}/environ", "rb").read()) >= 0
+    except PermissionError:
+        outcomes[pid] = False
+print(json.dumps(outcomes))
+"""
+"""A process's environment lies in its memory; opening it asks for the right to read that."""
+
+
+@pytest.fixture(scope="module")
+def unprivileged() -> tuple[str, ...]:
+    """What to run a program under so that it may look no further than its user."""
+    if os.getuid() != 0:
+        return ()
+    need_program("setpriv")
+    return ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+
+
+def readable(pids: list[int], prefix: tuple[str, ...]) -> dict[int, bool]:
+    """Which processes another one of the same user may look into."""
+    command = [*prefix, sys.executable, "-c", LOOK, *map(str, pids)]
+    output = subprocess.run(command, check=True, capture_output=True).stdout
+    return {int(pid): seen for pid, seen in json.loads(output).items()}
+
+
+def core_limits(pid: int) -> list[str]:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(line.split()[4:6] for line in lines if line.startswith("Max core file size"))
+
+
+def descendants(pid: int) -> list[int]:
+    """The process, its children, theirs, and so on."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            child, rest = int(path.parent.name), path.read_text().rpartition(")")[2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents.setdefault(int(rest.split()[1]), []).append(child)
+    found = [pid]
+    for each in found:
+        found += parents.get(each, [])
+    return found
+
+
+def named(pid: int) -> str:
+    """What a process runs; its command line is shown to everybody."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    return next((word for word in command if word.startswith("engine.")), "the engine")
+
+
+def silence(path: Path, minutes: int) -> Path:
+    """A file that takes its decoder some seconds."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(8_000)
+        file.writeframes(b"\x80" * 8_000 * 60 * minutes)
+    return path
+
+
+def test_a_process_that_hides_nothing_is_seen(unprivileged: tuple[str, ...]) -> None:
+    """Or else the other tests would prove nothing."""
+    command = [*unprivileged, "sh", "-c", "echo on; read -r _"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as idle:
+        assert idle.stdout is not None
+        assert idle.stdout.readline() == b"on\n"
+        seen = readable([idle.pid], unprivileged)
+        idle.communicate()
+    assert seen == {idle.pid: True}
+
+
+async def test_no_process_of_the_engine_can_be_looked_into_or_leaves_a_core(
+    tmp_path: Path, unprivileged: tuple[str, ...]
+) -> None:
+    recording = silence(tmp_path / "silence.wav", minutes=50)
+    async with (
+        engine(tmp_path / "engine", prefix=unprivileged) as behind,
+        proxy(tmp_path / "proxy", behind.url) as front,
+        aiohttp.ClientSession() as session,
+    ):
+        await until_ready(front)
+        at_rest = descendants(behind.process.pid)
+        asking = asyncio.create_task(  # noqa: TID251 - cancelled below
+            session.post(front.url + TRANSCRIPTIONS, data=form(recording.read_bytes()))
+        )
+        async with asyncio.timeout(60):
+            # Another program's work is no event of ours.
+            while not (decoders := set(descendants(behind.process.pid)) - set(at_rest)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        pids = [*at_rest, *decoders]
+        names = [named(pid) for pid in pids]
+        seen, limits = await asyncio.to_thread(readable, pids, unprivileged), [core_limits(pid) for pid in pids]
+        asking.cancel()
+    # The decoder of the file is forked by the server of decoders, and so called the same.
+    assert sorted(names) == [
+        "engine.backends.faster_whisper_worker",
+        "engine.speech.decode_worker",
+        "engine.speech.decode_worker",
+        "the engine",
+    ]
+    assert seen == dict.fromkeys(pids, False)
+    assert limits == [["0", "0"]] * len(pids)
+
+
+RESOURCE_TRACKER = "multiprocessing.resource_tracker"
+"""A helper of Python's own library that is told the names of shared memory, and nothing of what is in it."""
+
+
+async def test_no_process_of_vllm_can_be_looked_into_or_leaves_a_core(
+    tmp_path: Path, unprivileged: tuple[str, ...]
+) -> None:
+    arguments = ("serve", "--insecure-evidence", "--model", f"nano={CHECKPOINT}", "--backend", "vllm")
+    vllm = ("--device", "cpu", "--vllm-program", str(find_vllm()))
+    log = tmp_path / "engine"
+    async with program("sottovoce-engine", (*arguments, *vllm), log, prefix=unprivileged) as running:
+        await until_ready(running, LIMIT_S)
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(running.process.pid)}
+        seen, limits = await asyncio.to_thread(readable, list(commands), unprivileged), list(map(core_limits, commands))
+        await running.stop()
+    assert any(b"EngineCore" in command for command in commands.values()), "where clips are heard"
+    visible = [command for pid, command in commands.items() if seen[pid]]
+    assert all(RESOURCE_TRACKER.encode() in command for command in visible)
+    assert limits == [["0", "0"]] * len(commands)

@@ -1,0 +1,209 @@
+"""An engine that its own policy refuses serves nobody, starts no backend and lets no GPU work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import LogCapture
+
+from attestation.document import AttestationDocument, parse_document
+from attestation.errors import AttestationError, EvidenceError, FetchError, RefusedError
+from attestation.insecure import InsecureAttester
+from attestation.program import ExitCode
+from attestation.statement import parse_statement
+from attestation.types import DeviceEvidence, Evidence, Nonce, ReportData
+from engine import app as engine_app
+from engine.app import EngineParts, running_engine, serve
+from engine.self_check import SELF_POLICY
+from engine.settings import EngineSettings
+from engine.weights import weights_digest
+from tests.engine.fake_application import Clock
+from tests.engine.fakes import FakeDecoder, FakeTranscriber
+from tests.engine.sealed_client import connected
+
+NONCE = "5a" * 32
+
+
+@dataclass
+class WatchedAttester(InsecureAttester):
+    """Development evidence, with a record of what was asked. failure: raised by `admit_devices`."""
+
+    happened: list[str] = field(default_factory=list)
+    failure: AttestationError | None = None
+    report_data: Callable[[ReportData], ReportData] = lambda data: data
+    devices: bytes = b""
+
+    async def collect_devices(self, nonce: Nonce) -> DeviceEvidence:
+        self.happened.append("devices")
+        return DeviceEvidence(self.devices)
+
+    async def collect(self, report_data: ReportData) -> Evidence:
+        self.happened.append("report")
+        return await super().collect(self.report_data(report_data))
+
+    async def admit_devices(self) -> None:
+        self.happened.append("admitted")
+        if self.failure is not None:
+            raise self.failure
+
+
+class WatchedTranscriber(FakeTranscriber):
+    """A backend that tells the attester's record when it starts."""
+
+    record: list[str]
+
+    async def start(self) -> None:
+        self.record.append("backend")
+        await super().start()
+
+
+@dataclass
+class Bench:
+    settings: EngineSettings
+    attester: WatchedAttester
+    parts: EngineParts
+
+    def under(self, policy: str) -> Bench:
+        """The same engine, held to another policy."""
+        path = Path(str(self.settings.policy))
+        path.write_text(policy)
+        return self
+
+
+ACCEPTING = "version = 1\n[insecure]\naccept = true\n"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    model, policy = tmp_path / "model", tmp_path / "policy.toml"
+    model.mkdir()
+    (model / "model.bin").write_bytes(b"weights")
+    policy.write_text(ACCEPTING)
+    given: dict[str, Any] = {
+        "listen": "127.0.0.1:0",
+        "status_listen": "127.0.0.1:0",
+        "model": (f"whisper={model}",),
+        "insecure_evidence": True,
+        "policy": policy,
+    }
+    attester, transcriber = WatchedAttester(), WatchedTranscriber()
+    transcriber.record = attester.happened
+    return Bench(EngineSettings(**given), attester, EngineParts(transcriber, FakeDecoder(), attester, clock=Clock()))
+
+
+async def attested(bench: Bench) -> AttestationDocument:
+    async with running_engine(bench.settings, bench.parts) as engine, connected(engine.address) as connection:
+        await connection.begin(f"/.well-known/sottovoce-attestation?nonce={NONCE}", method="GET")
+        return parse_document((await connection.response()).body)
+
+
+async def refused(bench: Bench, error: type[AttestationError] = RefusedError) -> AttestationError:
+    with pytest.raises(error) as raised:
+        await attested(bench)
+    assert not {"admitted", "backend"} & set(bench.attester.happened)
+    return raised.value
+
+
+async def test_an_engine_within_its_policy_says_which_one_it_was_held_to(bench: Bench, log: LogCapture) -> None:
+    document = await attested(bench)
+    digest = hashlib.sha256(ACCEPTING.encode()).hexdigest()
+    assert parse_statement(document.statement).extensions == {SELF_POLICY: digest}
+    (passed,) = [entry for entry in log.entries if entry["event"] == "self_check_passed"]
+    assert (passed["policy"], passed["kind"]) == (digest, "insecure")
+    assert "machine" in passed["skipped"]
+
+
+async def test_evidence_is_judged_before_gpus_work_and_gpus_work_before_the_backend_starts(bench: Bench) -> None:
+    await attested(bench)
+    assert bench.attester.happened[:4] == ["devices", "report", "admitted", "backend"]
+
+
+async def test_without_a_policy_nothing_is_judged_said_or_admitted(bench: Bench) -> None:
+    bench.settings = EngineSettings(**bench.settings.model_dump() | {"policy": None})
+    document = await attested(bench)
+    assert parse_statement(document.statement).extensions == {}
+    assert bench.attester.happened == ["backend", "devices", "report"]
+
+
+async def test_all_that_the_policy_does_not_allow_is_named(bench: Bench) -> None:
+    foreign = '[[models]]\nid = "whisper"\nweights_sha256 = ["' + "0" * 64 + '"]\n'
+    policy = ACCEPTING + "[statement]\nmax_lifetime_s = 60\nrequire_api_keys = true\n" + foreign
+    reason = await refused(bench.under(policy))
+    assert isinstance(reason, RefusedError)
+    assert [check.name for check in reason.checks if check.failed] == ["lifetime", "api keys", "models"]
+
+
+async def test_weights_as_the_policy_names_them_are_accepted(bench: Bench) -> None:
+    ((_, path),) = bench.settings.models
+    named = f'[[models]]\nid = "whisper"\nweights_sha256 = ["{weights_digest(path)}"]\n'
+    await attested(bench.under(ACCEPTING + named))
+    assert "backend" in bench.attester.happened
+
+
+async def test_evidence_that_binds_something_else_is_refused(bench: Bench) -> None:
+    bench.attester.report_data = lambda data: ReportData(data[::-1])
+    reason = await refused(bench)
+    assert "binding" in str(reason)
+
+
+async def test_devices_that_the_policy_has_no_rules_for_are_refused(bench: Bench) -> None:
+    bench.attester.devices = b"a device"
+    reason = await refused(bench)
+    assert "device" in str(reason)
+
+
+@pytest.mark.parametrize("error", [FetchError, EvidenceError])
+async def test_a_machine_that_gives_no_evidence_does_not_serve(bench: Bench, error: type[AttestationError]) -> None:
+    def fail(_: ReportData) -> ReportData:
+        raise error("no driver")
+
+    bench.attester.report_data = fail
+    await refused(bench, error)
+
+
+async def test_gpus_that_cannot_be_let_to_work_stop_the_engine(bench: Bench) -> None:
+    bench.attester.failure = FetchError("NVML: Insufficient Permissions")
+    with pytest.raises(FetchError):
+        await attested(bench)
+    assert "backend" not in bench.attester.happened
+
+
+# --- the program
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens, the test process itself stays as it is and starts no model."""
+    monkeypatch.setattr(engine_app, "_keep_memory_private", lambda: None)
+    monkeypatch.setattr(engine_app, "FasterWhisperTranscriber", lambda *_, **__: FakeTranscriber())
+
+
+def told(log: LogCapture) -> list[tuple[str, ...]]:
+    names = ("event", "check", "error")
+    return [tuple(entry[name] for name in names if name in entry) for entry in log.entries]
+
+
+@pytest.mark.usefixtures("serving")
+async def test_a_refused_engine_logs_every_reason_and_ends_with_10(bench: Bench, log: LogCapture) -> None:
+    policy = ACCEPTING + "[statement]\nmax_lifetime_s = 60\nrequire_api_keys = true\n"
+    assert await serve(bench.under(policy).settings) is ExitCode.REFUSED
+    assert told(log)[1:] == [
+        ("self_check_failed", "lifetime"),
+        ("self_check_failed", "api keys"),
+        ("not_serving", "RefusedError"),
+    ]
+
+
+@pytest.mark.usefixtures("serving")
+async def test_a_machine_without_a_tee_ends_with_1_and_a_reason(bench: Bench, log: LogCapture, tmp_path: Path) -> None:
+    settings = EngineSettings(
+        **bench.settings.model_dump() | {"insecure_evidence": False, "tsm_path": tmp_path / "tsm"}
+    )
+    assert await serve(settings) is ExitCode.INTERNAL
+    assert told(log) == [("not_serving", "FetchError")]
+    assert "configfs-tsm: No such file or directory" in log.entries[-1]["detail"]
