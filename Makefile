@@ -32,8 +32,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## added latency, throughput and memory; prints one report
+bench: $(VENV)/.dev  ## what sealing adds, what a verification costs, how fast and fair the speech is
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.verification
+	$(BIN)/python -m benchmarks.speech
 
 lock: $(VENV)/.dev  ## pin what the images install, with hashes
 	$(PIP) install uv

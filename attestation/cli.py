@@ -9,25 +9,31 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
+from attestation import log_cli, policy_cli
 from attestation.bundle import MAX_BUNDLE_BYTES, Bundle, parse_saved
+from attestation.collateral import Cache, CollateralStore, ask_over
+from attestation.collect_cli import collect_command
 from attestation.document import AttestationDocument, parse_nonce
 from attestation.errors import EvidenceError, FetchError, PolicyError, RefusedError
 from attestation.fetch import FETCH_TIMEOUT_S, fetch_document, parse_engine_url
 from attestation.http import environment_proxy, open_session
-from attestation.policy import Policy, read_policy
+from attestation.policy import Policy
+from attestation.policy_cli import MinPolicyVersion, PolicySigners, SigstoreIdentity, SigstoreIssuer, SigstoreRoot
 from attestation.program import ExitCode, VersionOption
+from attestation.release import PolicyTrust, load_policy, policy_trust
+from attestation.state import cache_directory, state_directory
 from attestation.types import NONCE_BYTES, CheckStatus, Nonce
-from attestation.verdict import STYLES, Origin, Verdict, as_json, print_claims, print_verdict, visible
-from attestation.verify import verify
+from attestation.verdict import Origin, Verdict, as_json, print_claims, print_verdict, tell_fault
+from attestation.verify import needs, verify
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -37,6 +43,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+app.command("collect")(collect_command)
+app.add_typer(policy_cli.app, name="policy")
+app.add_typer(log_cli.app, name="log")
 
 
 @app.callback()
@@ -51,7 +62,7 @@ def show(source: Annotated[str, typer.Argument(metavar="FILE|URL", help="A saved
         held = _fetch(source, loopback_only=False) if _origin(source) is Origin.ENGINE else _read(source)
         print_claims(held.document if isinstance(held, Bundle) else held)
     except (EvidenceError, FetchError) as exc:
-        Console(stderr=True, highlight=False).print(Text(visible(str(exc)), STYLES[CheckStatus.FAIL]))
+        tell_fault(exc)
         raise typer.Exit(ExitCode.REFUSED if isinstance(exc, EvidenceError) else ExitCode.INTERNAL) from None
 
 
@@ -69,6 +80,21 @@ def verify_command(
     nonce: Annotated[
         str | None, typer.Option(help="The nonce that a saved file must answer.", metavar="HEX", show_default=False)
     ] = None,
+    policy_signer: PolicySigners = None,
+    min_policy_version: MinPolicyVersion = None,
+    policy_sigstore_root: SigstoreRoot = None,
+    policy_sigstore_identity: SigstoreIdentity = None,
+    policy_sigstore_issuer: SigstoreIssuer = None,
+    collateral_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where collateral is cached. Default: the user's cache directory."),
+    ] = None,
+    offline_collateral: Annotated[
+        bool,
+        typer.Option(
+            "--offline-collateral", help="Ask no vendor: collateral comes from the engine and the cache only."
+        ),
+    ] = False,
     insecure_remote_engine: Annotated[
         bool,
         typer.Option(
@@ -80,13 +106,23 @@ def verify_command(
     """Judge an engine, or what it once answered, by a policy.
 
     A bundle is judged as of the time it was saved, by the nonce it was saved with, or by --nonce. A bare document, as
-    an engine answers it, is judged as of now and needs --nonce.
+    an engine answers it, is judged as of now and needs --nonce. Neither is judged with other collateral than its own.
     """
-    verdict = Verdict(_usable_policy(policy), _origin(source), strict=strict)
+    trusted = _trusted(
+        policy_signer or (),
+        min_version=min_policy_version,
+        state_dir=state_directory(),
+        sigstore_root=policy_sigstore_root,
+        sigstore_identity=policy_sigstore_identity,
+        sigstore_issuer=policy_sigstore_issuer,
+    )
+    verdict = Verdict(_usable_policy(policy, trusted), _origin(source), strict=strict)
     try:
         if verdict.origin is Origin.ENGINE:
             _refuse_option("--nonce", nonce, "an engine is asked with a nonce drawn for it")
             held = _fetch(source, loopback_only=verdict.policy.is_insecure and not insecure_remote_engine)
+            cache = Cache(collateral_dir or cache_directory())
+            held = asyncio.run(_endorsed(held, verdict.policy, cache, offline=offline_collateral))
             _keep(held, save)
         else:
             _refuse_option("--save", save, "there is nothing new to keep")
@@ -126,11 +162,29 @@ def _judge(held: Bundle, verdict: Verdict) -> Verdict:
 # Where the evidence comes from.
 
 
-def _usable_policy(path: Path) -> Policy:
+def _trusted(signers: Iterable[str], **options: Any) -> PolicyTrust:
     try:
-        return read_policy(path)
+        return policy_trust(signers, **options)
+    except PolicyError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--policy-signer") from None
+
+
+def _usable_policy(path: Path, trust: PolicyTrust) -> Policy:
+    try:
+        return load_policy(path, trust, now=datetime.now(UTC))
     except PolicyError as exc:
         raise typer.BadParameter(str(exc), param_hint="--policy") from None
+
+
+async def _endorsed(held: Bundle, policy: Policy, cache: Cache, *, offline: bool) -> Bundle:
+    """The bundle with whatever collateral could be had of what the policy needs."""
+    now = datetime.fromtimestamp(held.fetched_at, UTC)
+    async with open_session(
+        tls=None, loopback_only=False, connect_timeout_s=CONNECT_TIMEOUT_S, idle_timeout_s=FETCH_TIMEOUT_S
+    ) as session:
+        store = CollateralStore(cache, None if offline else ask_over(session), lambda: now)
+        obtained = await store.obtain(partial(needs, held.document, policy, now=now), held.document.collateral)
+    return replace(held, document=replace(held.document, collateral=obtained.collateral))
 
 
 def _refuse_option(name: str, value: object, reason: str) -> None:

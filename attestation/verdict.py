@@ -15,8 +15,9 @@ from rich.text import Text
 
 from attestation import insecure
 from attestation.bundle import Bundle
+from attestation.described import describe
 from attestation.document import AttestationDocument
-from attestation.policy import Policy
+from attestation.policy import INSECURE_ROOTS_WARNING, Policy
 from attestation.program import ExitCode
 from attestation.statement import Statement, parse_statement
 from attestation.types import Check, CheckStatus, EvidenceKind
@@ -54,14 +55,15 @@ def as_json(verdict: Verdict) -> dict[str, object]:
         "version": 1,
         "verdict": {ExitCode.ACCEPTED: "accepted", ExitCode.REFUSED: "refused"}.get(verdict.code, "unknown"),
         "reason": verdict.reason,
-        "insecure": verdict.policy.is_insecure,
+        "insecure": verdict.policy.is_insecure or verdict.policy.has_insecure_roots,
         "strict": verdict.strict,
         "origin": verdict.origin,
         "policy_sha256": verdict.policy.digest,
         "nonce": verdict.held.nonce.hex() if verdict.held else None,
         "judged_at": utc(verdict.held.fetched_at) if verdict.held else None,
         "evidence_kind": verdict.held.document.evidence.kind if verdict.held else None,
-        "expires_at": utc(verdict.result.statement.not_after) if verdict.result else None,
+        "expires_at": utc(verdict.result.expires_at.timestamp()) if verdict.result else None,
+        "claims": dict(verdict.result.claims) if verdict.result else {},
         "keys": [key.digest.hex() for key in verdict.result.statement.ohttp_keys] if verdict.result else [],
         "checks": [
             {"number": number, "name": check.name, "status": check.status, "detail": check.detail}
@@ -75,6 +77,8 @@ def print_verdict(verdict: Verdict) -> None:
     console = Console(highlight=False, soft_wrap=True)
     if verdict.policy.is_insecure:
         console.print(Text("INSECURE policy: it accepts evidence that anyone can make.", ALARM))
+    if verdict.policy.has_insecure_roots:
+        console.print(Text(INSECURE_ROOTS_WARNING, ALARM))
     if verdict.origin is Origin.FILE and verdict.held:
         console.print(Text(f"A saved file, judged as of {utc(verdict.held.fetched_at)}.", "dim"))
     for number, check in enumerate(verdict.checks, 1):
@@ -96,7 +100,15 @@ def _conclusion(verdict: Verdict) -> Text:
         return Text(f"{word}: {visible(verdict.reason or '')} ({policy})", STYLES[CheckStatus.FAIL])
     if verdict.policy.is_insecure:
         return Text(f"ACCEPTED, AND NOTHING IS PROVEN ({policy})", ALARM)
-    return Text(f"ACCEPTED until {utc(verdict.result.statement.not_after)} ({policy})", STYLES[CheckStatus.PASS])
+    until = f"ACCEPTED until {utc(verdict.result.expires_at.timestamp())} ({policy})"
+    if verdict.policy.has_insecure_roots:
+        return Text(f"{until}, BY INSECURE ROOTS", ALARM)
+    return Text(until, STYLES[CheckStatus.PASS])
+
+
+def tell_fault(fault: Exception) -> None:
+    """Why nothing could be shown, on standard error."""
+    Console(stderr=True, highlight=False).print(Text(visible(str(fault)), STYLES[CheckStatus.FAIL]))
 
 
 def print_claims(document: AttestationDocument) -> None:
@@ -114,6 +126,8 @@ def _claims(document: AttestationDocument, statement: Statement) -> Iterator[tup
     config = statement.config
     yield "evidence", f"{document.evidence.kind}, {len(document.evidence.report)} bytes"
     yield "device evidence", f"{len(document.device_evidence)} bytes"
+    yield from describe(document).items()
+    yield "collateral", _listed(tuple(f"{key.kind}" for key in sorted(document.collateral)))
     yield from (("nonce", nonce.hex()) for nonce in document.nonces)
     yield "instance", statement.instance
     yield "not after", utc(statement.not_after)

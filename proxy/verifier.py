@@ -84,7 +84,7 @@ class EngineVerifier:
         """Verify the engine now. Raises AttestationError."""
         policy, nonce = self.policy, Nonce(secrets.token_bytes(NONCE_BYTES))
         document = await self._fetch(nonce)
-        now = self._clock()
+        now = self._clock().replace(microsecond=0)  # a bundle keeps whole seconds, and must judge the same
         obtained = await self._store.obtain(partial(needs, document, policy, now=now), document.collateral)
         document = replace(document, collateral=obtained.collateral)
         # Milliseconds for one GPU, but an event loop has other requests to serve.

@@ -42,6 +42,7 @@ MEMBERS = {
     "judged_at": str | None,
     "evidence_kind": str | None,
     "expires_at": str | None,
+    "claims": dict,
     "keys": list,
     "checks": list,
 }

@@ -11,11 +11,20 @@ import pytest
 from attestation.channel.keyconfig import GatewayKey, KeyConfig
 from attestation.document import AttestationDocument
 from attestation.errors import EvidenceError, RefusedError
-from attestation.policy import Policy, Release, StatementPolicy, parse_policy
+from attestation.policy import InsecureRoots, Policy, Release, StatementPolicy, parse_policy
 from attestation.statement import encode_statement
-from attestation.types import Check, CheckStatus, DeviceEvidence, Evidence, EvidenceKind, Nonce, StatementBytes
-from attestation.verify import _APPRAISERS, AttestationResult, verify
-from tests.attestation import policies
+from attestation.types import (
+    Check,
+    CheckStatus,
+    CollateralKey,
+    DeviceEvidence,
+    Evidence,
+    EvidenceKind,
+    Nonce,
+    StatementBytes,
+)
+from attestation.verify import _APPRAISERS, AttestationResult, needs, verify
+from tests.attestation import machines, policies
 from tests.attestation.samples import (
     DEFAULT_POLICY,
     NONCE,
@@ -213,6 +222,100 @@ def test_only_an_insecure_policy_implies_the_option_of_development_evidence() ->
     with pytest.raises(RefusedError) as refusal:
         _verify(attested(), SNP_POLICY)
     assert "options" in _status(refusal.value.checks, CheckStatus.FAIL)
+
+
+# Machines and devices
+
+
+@pytest.mark.parametrize(
+    ("document", "policy"),
+    [(machines.snp_document(), machines.SNP_POLICY), (machines.tdx_document(), machines.TDX_POLICY)],
+    ids=["snp and a GPU", "tdx"],
+)
+def test_a_machine_that_its_vendors_vouch_for_is_accepted(document: AttestationDocument, policy: Policy) -> None:
+    result = _verify(document, policy)
+    assert result.kind is document.evidence.kind
+    assert result.claims
+    assert result.collateral_expires_at is not None
+    assert NOW < result.expires_at <= min(result.collateral_expires_at, NOW + timedelta(hours=1))
+    assert all(f"{word}" not in " ".join(result.claims.values()) for word in (NONCE.hex(), result.statement.instance))
+
+
+def test_another_nonce_and_another_key_leave_the_claims_as_they_are() -> None:
+    other = replace(machines.SECURE, ohttp_keys=(GatewayKey.generate(()).config,))
+    first = _verify(machines.snp_document(), machines.SNP_POLICY)
+    second = _verify(machines.snp_document(other, (OTHER_NONCE,)), machines.SNP_POLICY, expected=OTHER_NONCE)
+    assert first.claims == second.claims
+
+
+def test_collateral_that_expires_ends_the_trust() -> None:
+    result = _verify(machines.tdx_document(), machines.TDX_POLICY)
+    ends = result.collateral_expires_at
+    assert ends is not None
+    late = machines.tdx_document(replace(machines.SECURE, not_after=int(ends.timestamp()) + 3600))
+    short = _verify(late, machines.TDX_POLICY, now=ends - timedelta(minutes=5))
+    assert short.expires_at == ends
+    assert "tdx collateral" in " ".join(_failed(late, machines.TDX_POLICY, now=ends + timedelta(minutes=5)))
+
+
+def _failed(document: AttestationDocument, policy: Policy, *, now: datetime = NOW) -> list[str]:
+    with pytest.raises(RefusedError) as refusal:
+        _verify(document, policy, now=now)
+    return _status(refusal.value.checks, CheckStatus.FAIL)
+
+
+def test_evidence_taken_apart_is_refused() -> None:
+    good, other = machines.snp_document(), machines.snp_document(nonces=(OTHER_NONCE,))
+    assert _failed(replace(good, evidence=other.evidence), machines.SNP_POLICY) == ["binding"]
+    assert "binding" in _failed(replace(good, device_evidence=other.device_evidence), machines.SNP_POLICY)
+    assert "gpu nonce" in _failed(replace(good, device_evidence=other.device_evidence), machines.SNP_POLICY)
+    assert _failed(replace(other, nonces=(NONCE,)), machines.SNP_POLICY) != []
+    assert _failed(other, machines.SNP_POLICY) == ["nonce"]
+
+
+def test_devices_that_the_policy_asks_for_must_be_there() -> None:
+    assert _failed(machines.snp_document(gpus=None), machines.SNP_POLICY) == ["devices"]
+
+
+def test_devices_that_the_policy_does_not_ask_for_are_refused() -> None:
+    without = InsecureRoots(snp=tuple(machines.AMD.roots.snp))
+    policy = replace(machines.SNP_POLICY, gpu=None, insecure_roots=without)
+    assert _failed(machines.snp_document(), policy) == ["devices"]
+    assert _verify(machines.snp_document(gpus=None), policy).checks
+
+
+@pytest.mark.parametrize(
+    ("document", "policy"),
+    [(machines.snp_document(), machines.SNP_POLICY), (machines.tdx_document(), machines.TDX_POLICY)],
+    ids=["snp", "tdx"],
+)
+def test_a_machine_that_no_vendor_vouches_for_is_refused(document: AttestationDocument, policy: Policy) -> None:
+    assert _failed(document, machines.with_vendor_roots(policy)) != []
+
+
+def test_a_machine_of_another_maker_is_not_appraised() -> None:
+    assert "evidence kind" in _failed(machines.tdx_document(), machines.SNP_POLICY)
+
+
+@pytest.mark.parametrize(
+    ("document", "policy"),
+    [(machines.snp_document(), machines.SNP_POLICY), (machines.tdx_document(), machines.TDX_POLICY)],
+    ids=["snp", "tdx"],
+)
+def test_what_is_needed_is_asked_for_until_nothing_is_missing(document: AttestationDocument, policy: Policy) -> None:
+    have: dict[CollateralKey, bytes] = {}
+    while missing := set(needs(document, policy, have, now=NOW)) - set(have):
+        have |= {key: document.collateral[key] for key in missing}
+    assert verify(document, policy, have, expected=NONCE, now=NOW).checks
+    for key in have:
+        rest = {other: data for other, data in have.items() if other != key}
+        with pytest.raises(RefusedError):
+            verify(document, policy, rest, expected=NONCE, now=NOW)
+
+
+def test_nothing_is_needed_for_evidence_without_rules() -> None:
+    assert needs(machines.snp_document(gpus=None), machines.TDX_POLICY, {}, now=NOW) == ()
+    assert needs(attested(), STRICT_POLICY, {}, now=NOW) == ()
 
 
 def test_every_kind_of_evidence_has_an_appraiser() -> None:
