@@ -20,6 +20,7 @@ DOORS = {
     "ctypes": {"attestation/nvml.py", "engine/speech/sandbox.py"},
     "cryptography": {
         "attestation/channel/hpke.py",
+        "attestation/gpu/certificates.py",
         "attestation/gpu/chain.py",
         "attestation/gpu/nras.py",
         "attestation/gpu/ocsp.py",

@@ -34,17 +34,14 @@ from itertools import pairwise
 from typing import Annotated, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat import asn1
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP384R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.utils import CryptographyDeprecationWarning
-from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
+from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from attestation.errors import EvidenceError
-from attestation.gpu.abi import FWID_BYTES, SIGNATURE_BYTES, Pdi, SpdmReport
+from attestation.gpu.abi import FWID_BYTES, Pdi, SpdmReport
+from attestation.gpu.certificates import UNDERSTOOD_CRITICAL, UNUSABLE, p384_key, verify_raw
 from attestation.gpu.evidence import Architecture
 from attestation.roots import Roots, fingerprint
 
@@ -62,19 +59,6 @@ _CHIPS: Final = (
 )
 _LEAF_NAME: Final = re.compile(r"([A-Z]{2}_?[0-9]{2,3}) [A-Z0-9]{1,8} (?:GSP|FSP) FMC LF")
 _SERIAL: Final = re.compile(r"[0-9A-F]{2}([0-9A-F]{16})")
-
-_UNDERSTOOD_CRITICAL: Final = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
-_BROKEN_CERTIFICATE: Final = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.ExtensionNotFound,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    CryptographyDeprecationWarning,  # of a serial number that is not positive, where warnings are errors
-)
-
 
 Link = tuple[x509.Certificate, x509.Certificate]
 """A certificate and its issuer."""
@@ -149,7 +133,7 @@ def read_chain(pem: bytes) -> DeviceChain:
             leaf_key=_key_id(leaf),
             chip_key=_key_id(brom),
         )
-    except _BROKEN_CERTIFICATE as exc:
+    except UNUSABLE as exc:
         raise EvidenceError(f"the chain cannot be read ({type(exc).__name__})") from None
 
 
@@ -162,16 +146,14 @@ def verify_chain(chain: DeviceChain, roots: Roots, now: datetime) -> None:
             _verify_link(*link)
     except InvalidSignature:
         raise EvidenceError("a certificate is not signed by the next") from None
-    except _BROKEN_CERTIFICATE as exc:
+    except UNUSABLE as exc:
         raise EvidenceError(f"a certificate cannot be used ({type(exc).__name__})") from None
 
 
 def verify_signature(chain: DeviceChain, report: SpdmReport) -> None:
     """Check that the key of the chain's leaf signed the report. Raises EvidenceError."""
-    half = SIGNATURE_BYTES // 2
-    r, s = (int.from_bytes(part) for part in (report.signature[:half], report.signature[half:]))
     try:
-        _key(chain.certificates[_LEAF]).verify(encode_dss_signature(r, s), report.signed, ECDSA(SHA384()))
+        verify_raw(p384_key(chain.certificates[_LEAF], "the leaf"), report.signature, report.signed)
     except InvalidSignature:
         raise EvidenceError("the signature does not verify with the device's key") from None
 
@@ -202,7 +184,7 @@ def _faults(certificates: tuple[x509.Certificate, ...], roots: Roots, now: datet
 
 def _role_faults(extensions: x509.Extensions, depth: int) -> Iterator[str]:
     """What a certificate at this place may do: the leaf signs reports, the others certificates."""
-    if any(extension.critical and extension.oid not in _UNDERSTOOD_CRITICAL for extension in extensions):
+    if any(extension.critical and extension.oid not in UNDERSTOOD_CRITICAL for extension in extensions):
         yield "has a critical extension that is not understood"
     usage = extensions.get_extension_for_class(x509.KeyUsage).value
     if depth == _LEAF:
@@ -222,15 +204,8 @@ def _verify_link(certificate: x509.Certificate, issuer: x509.Certificate) -> Non
     """Raise unless one signed the other. Devices of a machine share issuers, and what held once holds."""
     if certificate.issuer != issuer.subject:
         raise EvidenceError("a certificate names another issuer than the next")
-    _key(issuer)
+    p384_key(issuer, "an issuer of the chain")
     certificate.verify_directly_issued_by(issuer)
-
-
-def _key(certificate: x509.Certificate) -> EllipticCurvePublicKey:
-    key = certificate.public_key()
-    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP384R1):
-        raise EvidenceError("a key of the chain is not of P-384")
-    return key
 
 
 def _key_id(certificate: x509.Certificate) -> str:

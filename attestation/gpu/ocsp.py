@@ -20,8 +20,8 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP384R1, EllipticCurvePublicKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
@@ -29,22 +29,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 from pydantic import Field
 
 from attestation.errors import EvidenceError
+from attestation.gpu.certificates import UNUSABLE, p384_key
 from attestation.types import Check, Collateral, CollateralKey, CollateralKind, failed, passed, skipped
 from attestation.validation import STRICT
 
 MAX_ANSWER_BYTES = 64 * 1024
 CLOCK_SKEW = timedelta(minutes=5)
 """How far a responder's clock may be ahead of ours: its answers are new when we get them."""
-
-_BROKEN = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.ExtensionNotFound,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +159,7 @@ def _read(
             raise EvidenceError("the OCSP answer has a critical extension that is not understood")
         signer_until = _check_signature(response, issuer, now)
         return _Answer(_entry(response, _question(certificate, issuer)), signer_until)
-    except _BROKEN as exc:
+    except UNUSABLE as exc:
         raise EvidenceError(f"the OCSP answer cannot be used ({type(exc).__name__})") from None
 
 
@@ -190,9 +181,7 @@ def _check_signature(response: ocsp.OCSPResponse, issuer: x509.Certificate, now:
     for signer in _named(response, issuer):
         if signer != issuer:
             _check_delegate(signer, issuer, now)
-        public_key = signer.public_key()
-        if not isinstance(public_key, EllipticCurvePublicKey) or not isinstance(public_key.curve, SECP384R1):
-            raise EvidenceError("the OCSP answer is signed with a key that is not of P-384")
+        public_key = p384_key(signer, "the signer of the OCSP answer")
         try:
             public_key.verify(response.signature, response.tbs_response_bytes, ECDSA(SHA384()))
         except InvalidSignature:

@@ -34,14 +34,13 @@ from hashlib import sha384
 from itertools import pairwise, zip_longest
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP384R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import SignatureAlgorithmOID
 from lxml import etree
 
 from attestation.errors import EvidenceError
+from attestation.gpu.abi import SIGNATURE_BYTES
+from attestation.gpu.certificates import UNDERSTOOD_CRITICAL, UNUSABLE, p384_key, verify_raw
 from attestation.roots import Roots, fingerprint
 from attestation.validation import decode_base64
 
@@ -52,7 +51,6 @@ MAX_NAMESPACES = 32
 MAX_INDEX = 253
 """SPDM numbers blocks from 1, and 255 means all of them (DSP0274)."""
 CHAIN_LENGTH = 4
-COORDINATE_BYTES = 48
 
 SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 DSIG = "http://www.w3.org/2000/09/xmldsig#"
@@ -82,17 +80,6 @@ _DECLARATION = re.compile(rb'<\?xml version="1\.0"( encoding="(UTF|utf)-8")?\?>'
 _WORD = re.compile(r"[!-~]{1,128}")
 _NUMBER = re.compile(r"[0-9]{1,3}")
 _HASH = re.compile(r"[0-9A-Fa-f]{96}")
-
-_UNDERSTOOD_CRITICAL = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
-_BROKEN_CERTIFICATE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.ExtensionNotFound,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +188,7 @@ def _chain(encoded: tuple[bytes, ...], roots: Roots, now: datetime) -> tuple[x50
             _check_role(certificate, depth)
         for certificate, issuer in pairwise(chain):
             _check_issued(certificate, issuer)
-    except _BROKEN_CERTIFICATE as exc:
+    except UNUSABLE as exc:
         raise EvidenceError(f"a certificate of the RIM's chain cannot be used ({type(exc).__name__})") from None
     return chain
 
@@ -225,9 +212,9 @@ def _check_role(certificate: x509.Certificate, depth: int) -> None:
     """Algorithms, and what a certificate at this place may do: the first signs documents, the others certificates."""
     if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
         raise EvidenceError("a certificate of the RIM's chain is not signed by ECDSA with SHA-384")
-    _key(certificate)
+    p384_key(certificate, "a certificate of the RIM's chain")
     extensions = certificate.extensions
-    if any(extension.critical and extension.oid not in _UNDERSTOOD_CRITICAL for extension in extensions):
+    if any(extension.critical and extension.oid not in UNDERSTOOD_CRITICAL for extension in extensions):
         raise EvidenceError("a certificate of the RIM's chain has a critical extension that is not understood")
     basic = extensions.get_extension_for_class(x509.BasicConstraints).value
     usage = extensions.get_extension_for_class(x509.KeyUsage).value
@@ -239,21 +226,13 @@ def _check_role(certificate: x509.Certificate, depth: int) -> None:
         raise EvidenceError("the RIM's chain is longer than an issuer in it allows")
 
 
-def _key(certificate: x509.Certificate) -> EllipticCurvePublicKey:
-    key = certificate.public_key()
-    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP384R1):
-        raise EvidenceError("a certificate of the RIM's chain has a key that is not of P-384")
-    return key
-
-
 def _signed_digest(signature: _Signature, signer: x509.Certificate) -> bytes:
     """The digest that the signer vouches for, read from the octets that the signature covers."""
     octets = _canonical(signature.signed_info)
-    if len(signature.value) != 2 * COORDINATE_BYTES:
-        raise EvidenceError(f"the RIM's signature value has {len(signature.value)} bytes, not {2 * COORDINATE_BYTES}")
-    r, s = (int.from_bytes(half) for half in (signature.value[:COORDINATE_BYTES], signature.value[COORDINATE_BYTES:]))
+    if len(signature.value) != SIGNATURE_BYTES:
+        raise EvidenceError(f"the RIM's signature value has {len(signature.value)} bytes, not {SIGNATURE_BYTES}")
     try:
-        _key(signer).verify(encode_dss_signature(r, s), octets, ECDSA(SHA384()))
+        verify_raw(p384_key(signer, "the RIM's signer"), signature.value, octets)
     except InvalidSignature:
         raise EvidenceError("the RIM's signature does not verify with its signer's key") from None
     return _digest_value(_parse(octets))
