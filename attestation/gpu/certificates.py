@@ -40,7 +40,7 @@ def p384_key(certificate: x509.Certificate, holder: str) -> EllipticCurvePublicK
 
 
 def verify_raw(key: EllipticCurvePublicKey, signature: bytes, data: bytes) -> None:
-    """Verify r and s, big endian, as SPDM (DSP0274) and XML signatures (RFC 4050) write them. Raises InvalidSignature."""
+    """Verify r and s, big endian, as SPDM (DSP0274) and XML (RFC 4050) write them. Raises InvalidSignature."""
     half = SIGNATURE_BYTES // 2
     r, s = (int.from_bytes(part) for part in (signature[:half], signature[half:]))
     key.verify(encode_dss_signature(r, s), data, ECDSA(SHA384()))
