@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from prometheus_client import Metric
 
 from proxy.telemetry import DURATION_BUCKETS_S, PREFIX, Telemetry
 
 LABELS = {"status", "code", "outcome", "reason", "version", "check", "le"}
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 METRICS = list(Telemetry().registry.collect())
 
@@ -22,6 +27,22 @@ def test_every_metric_has_the_prefix_and_a_help_text(metric: Metric) -> None:
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_labels_are_closed_sets(metric: Metric) -> None:
     assert {label for sample in metric.samples for label in sample.labels} <= LABELS
+
+
+def test_every_metric_has_its_line_in_the_docs_and_no_other_has() -> None:
+    rows = re.findall(r"^\| `(sottovoce_proxy_\w+)` \| (\w+) \| [^|]* \| (.*) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert rows == [
+        (f"{metric.name}_total" if metric.type == "counter" else metric.name, metric.type, metric.documentation)
+        for metric in METRICS
+    ]
+
+
+def test_a_refusal_is_counted_by_the_first_check_that_failed() -> None:
+    telemetry = Telemetry()
+    telemetry.verified("refused", "scheduled", "snp measurement")
+    telemetry.verified("accepted", "scheduled", None)
+    name = f"{PREFIX}_attestation_failures_total"
+    assert telemetry.registry.get_sample_value(name, {"check": "snp measurement"}) == 1
 
 
 def test_buckets_reach_beyond_ten_minutes() -> None:
