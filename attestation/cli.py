@@ -30,6 +30,7 @@ from attestation.policy import Policy
 from attestation.policy_cli import MinPolicyVersion, PolicySigners, SigstoreIdentity, SigstoreIssuer, SigstoreRoot
 from attestation.program import ExitCode, VersionOption
 from attestation.release import PolicyTrust, load_policy, policy_trust
+from attestation.selftest_cli import selftest_command
 from attestation.state import cache_directory, state_directory
 from attestation.types import NONCE_BYTES, CheckStatus, Nonce
 from attestation.verdict import Origin, Verdict, as_json, print_claims, print_verdict, tell_fault
@@ -46,6 +47,7 @@ app = typer.Typer(
 
 
 app.command("collect")(collect_command)
+app.command("selftest")(selftest_command)
 app.add_typer(policy_cli.app, name="policy")
 app.add_typer(log_cli.app, name="log")
 
