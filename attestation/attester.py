@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from attestation.document import AttestationDocument
 from attestation.errors import FetchError
 from attestation.statement import MAX_NONCES, gpu_nonce, report_data
-from attestation.types import DeviceEvidence, Evidence, EvidenceKind, Nonce, ReportData, StatementBytes
+from attestation.types import Collateral, DeviceEvidence, Evidence, EvidenceKind, Nonce, ReportData, StatementBytes
 
 
 class Attester(Protocol):
@@ -28,6 +28,15 @@ class Attester(Protocol):
 
     async def admit_devices(self) -> None:
         """Let programs use the devices, whose evidence was accepted. Raises AttestationError."""
+
+
+Endorse = Callable[[AttestationDocument], Collateral]
+"""The collateral that a document is answered with. No coroutine: it is for what is at hand, and nobody waits for it."""
+
+
+def as_collected(document: AttestationDocument) -> Collateral:
+    """Implements `Endorse`: what came with the evidence, and nothing else."""
+    return document.collateral
 
 
 COLLECT_TIMEOUT_S = 30.0
@@ -55,11 +64,13 @@ class EvidenceDesk:
         attester: Attester,
         statement: Callable[[], StatementBytes],
         *,
+        endorse: Endorse = as_collected,
         collect_timeout_s: float = COLLECT_TIMEOUT_S,
     ) -> None:
-        """statement: the statement in force, asked for anew at every collection."""
+        """statement: the statement in force, asked for anew at every collection. endorse: called with each document."""
         self._attester = attester
         self._statement = statement
+        self._endorse = endorse
         self._collect_timeout_s = collect_timeout_s
         self._waiting: dict[Nonce, _Waiting] = {}  # in order of arrival
         self._collecting: asyncio.Task[None] | None = None
@@ -122,4 +133,5 @@ class EvidenceDesk:
                 evidence = await self._attester.collect(report_data(nonces, statement, devices))
         except TimeoutError as exc:
             raise FetchError("collecting evidence took too long") from exc
-        return AttestationDocument(nonces, statement, evidence, devices, evidence.collateral)
+        document = AttestationDocument(nonces, statement, evidence, devices, evidence.collateral)
+        return replace(document, collateral=self._endorse(document))

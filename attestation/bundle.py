@@ -8,7 +8,8 @@
      "document": {...}}                        as in `attestation.document`
 
 A bundle is judged as of `fetched_at` and by its own nonce. Both are as trustworthy as the file they stand in: whoever
-hands on a bundle chose them. A reader who remembers the nonce compares.
+hands on a bundle chose them, and the keys of NVIDIA's remote verdicts, where it holds some, too. A reader who remembers
+the nonce compares.
 """
 
 from __future__ import annotations

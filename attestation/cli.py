@@ -34,7 +34,7 @@ from attestation.selftest_cli import selftest_command
 from attestation.state import cache_directory, state_directory
 from attestation.types import NONCE_BYTES, CheckStatus, Nonce
 from attestation.verdict import Origin, Verdict, as_json, print_claims, print_verdict, tell_fault
-from attestation.verify import needs, verify
+from attestation.verify import needs, questions, verify
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -185,7 +185,8 @@ async def _endorsed(held: Bundle, policy: Policy, cache: Cache, *, offline: bool
         tls=None, loopback_only=False, connect_timeout_s=CONNECT_TIMEOUT_S, idle_timeout_s=FETCH_TIMEOUT_S
     ) as session:
         store = CollateralStore(cache, None if offline else ask_over(session), lambda: now)
-        obtained = await store.obtain(partial(needs, held.document, policy, now=now), held.document.collateral)
+        wanted = partial(needs, held.document, policy, now=now)
+        obtained = await store.obtain(wanted, held.document.collateral, questions(held.document, policy))
     return replace(held, document=replace(held.document, collateral=obtained.collateral))
 
 

@@ -1,53 +1,68 @@
 """What collateral is at hand, and where else can we get it? First what the engine sent, then a cache, then the vendor.
 
-Everything here is signed by somebody else and judged later, so a file that was changed, or a service that lies, can
-make a verification fail and never make it pass. A piece that names its next update is asked for again after it; until
-a newer one is had the old one is handed on, for how stale is too stale is the policy's question. A vendor that does
-not answer is left alone for a while, longer each time (AMD's service limits how often it may be asked).
+Nearly everything here is signed by somebody else and judged later, so a file that was changed, or a service that lies,
+can make a verification fail and never make it pass. What nobody signs, NRAS's keys, is had from its vendor only, and
+forgotten when the program ends.
 
-A cached piece is a file of its own::
+A piece is asked for again after its next update, and most kinds after a day; until a newer one is had the old one is
+handed on, for how stale is too stale is the policy's question. What cannot be had is not asked for again for a while,
+longer each time (AMD's service limits how often it may be asked).
 
-    {"version": 1, "kind": "...", "name": "...", "fetched_at": <Unix seconds>, "data": "<base64>"}
+A cached piece is a file of its own, whose digest finds what a disk, not what a foe, did to it::
+
+    {"version": 1, "kind": "...", "name": "...", "fetched_at": <Unix seconds>, "data": "<base64>", "sha256": "<64 hex>"}
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Final, TypeVar
+from weakref import WeakValueDictionary
 
 import aiohttp
 import structlog
 from pydantic import Field, TypeAdapter
 
-from attestation import strictjson
+from attestation import state, strictjson
 from attestation.errors import EvidenceError, FetchError
 from attestation.http import environment_proxy, read_bounded
 from attestation.sources import MAX_PIECE_BYTES, Ask, Question, Reply, Sources, fetch_piece, good_until
 from attestation.statement import MAX_NOT_AFTER
 from attestation.types import Collateral, CollateralKey, CollateralKind
-from attestation.validation import STRICT, Base64, Label, VersionOne, validate
+from attestation.validation import STRICT, Base64, Label, Sha256Hex, VersionOne, validate
 
 _log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 PIECE_TIMEOUT_S = 15.0
+ASKING_AT_ONCE = 8
 MAX_ROUNDS = 4
 """A piece may tell which others are needed: a reference manifest its signers, whose revocation is then asked about."""
 MAX_NEEDS = 256
+MAX_FILE_BYTES = 2 * MAX_PIECE_BYTES
+MAX_REMEMBERED = 512
+"""Pieces in memory, and failures: evidence that nobody has judged yet says what is asked for."""
 
-NEVER_SENT = frozenset({CollateralKind.GPU_NRAS_KEYS})
-"""What nobody signed is believed only of its vendor, at the other end of TLS."""
+UNSIGNED: Final = frozenset({CollateralKind.GPU_NRAS_KEYS})
+"""Believed only of its vendor, at the other end of TLS: neither of the engine nor of a file."""
+ASKED_ONCE: Final = frozenset({CollateralKind.GPU_NRAS})
+"""Answers about one nonce, which will not be asked about again."""
 
 BACKOFF = timedelta(seconds=30)
 MAX_BACKOFF = timedelta(hours=1)
 
 Needs = Callable[[Collateral], tuple[CollateralKey, ...]]
-"""What a verification will look up, given what is at hand already."""
+"""What a verification will look up, given what is at hand already; called in a thread."""
+
+Questions = Mapping[CollateralKey, bytes]
+"""What must be sent to get a piece whose name does not hold its question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +92,18 @@ class _PieceFile:
     name: Label
     fetched_at: Annotated[int, Field(ge=0, le=MAX_NOT_AFTER)]
     data: Base64
+    sha256: Sha256Hex
 
 
 _PIECE_FILE = TypeAdapter(_PieceFile)
+
+
+def _remember(memory: dict[CollateralKey, T], key: CollateralKey, value: T) -> None:
+    """Keep a value, and drop those that were kept longest ago where there are too many."""
+    memory.pop(key, None)
+    memory[key] = value
+    while len(memory) > MAX_REMEMBERED:
+        memory.pop(next(iter(memory)))
 
 
 class Cache:
@@ -91,45 +115,53 @@ class Cache:
 
     def get(self, key: CollateralKey) -> Piece | None:
         if key not in self._pieces and (piece := self._read(key)):
-            self._pieces[key] = piece
+            _remember(self._pieces, key, piece)
         return self._pieces.get(key)
 
     def put(self, key: CollateralKey, piece: Piece) -> None:
         """Keep a piece. That no file can be written is logged, not raised: it only costs asking again."""
-        self._pieces[key] = piece
-        if self._directory is not None:
+        if key.kind in ASKED_ONCE:
+            return
+        _remember(self._pieces, key, piece)
+        if (path := self._path(key)) is not None:
             try:
-                self._write(self._path(self._directory, key), key, piece)
+                _write(path, key, piece)
             except OSError as exc:
                 _log.warning("collateral_not_cached", error=type(exc).__name__)
 
-    @staticmethod
-    def _path(directory: Path, key: CollateralKey) -> Path:
-        return directory / f"{key.kind}-{hashlib.sha256(key.name.encode()).hexdigest()}.json"
+    def _path(self, key: CollateralKey) -> Path | None:
+        if self._directory is None or key.kind in UNSIGNED | ASKED_ONCE:
+            return None
+        return self._directory / f"{key.kind}-{_digest(key.name.encode(errors='backslashreplace'))}.json"
 
     def _read(self, key: CollateralKey) -> Piece | None:
-        if self._directory is None:
+        if (path := self._path(key)) is None:
             return None
         try:
-            with self._path(self._directory, key).open("rb") as file:
-                text = file.read(2 * MAX_PIECE_BYTES + 1)
-            members = validate(_PIECE_FILE, strictjson.loads(text, max_bytes=2 * MAX_PIECE_BYTES))
+            with path.open("rb") as file:
+                text = file.read(MAX_FILE_BYTES + 1)
+            members = validate(_PIECE_FILE, strictjson.loads(text, max_bytes=MAX_FILE_BYTES))
         except (OSError, ValueError):
             return None  # the same as none: it is asked for, and written anew
-        if (members.kind, members.name) != (key.kind, key.name):
+        if (members.kind, members.name, members.sha256) != (key.kind, key.name, _digest(members.data)):
             return None
         return Piece(members.data, datetime.fromtimestamp(members.fetched_at, UTC))
 
-    @staticmethod
-    def _write(path: Path, key: CollateralKey, piece: Piece) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        text = _PIECE_FILE.dump_json(_PieceFile(1, key.kind, key.name, int(piece.fetched_at.timestamp()), piece.data))
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(text)
-        Path(file.name).replace(path)  # whole or not at all, whoever reads or writes beside us
+
+def _write(path: Path, key: CollateralKey, piece: Piece) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fetched_at = int(piece.fetched_at.timestamp())
+    state.replace(
+        path,
+        _PIECE_FILE.dump_json(_PieceFile(1, key.kind, key.name, fetched_at, piece.data, _digest(piece.data))),
+    )
 
 
-@dataclass(slots=True)
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class _Failures:
     count: int
     until: datetime
@@ -143,10 +175,12 @@ class CollateralStore:
     ask: Ask | None
     clock: Callable[[], datetime]
     sources: Sources = field(default_factory=Sources)
+    piece_timeout_s: float = PIECE_TIMEOUT_S
     _failures: dict[CollateralKey, _Failures] = field(default_factory=dict)
-    _fetching: dict[CollateralKey, asyncio.Lock] = field(default_factory=dict)
+    _fetching: WeakValueDictionary[CollateralKey, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ASKING_AT_ONCE))
 
-    async def obtain(self, needs: Needs, sent: Collateral) -> Obtained:
+    async def obtain(self, needs: Needs, sent: Collateral, questions: Questions = MappingProxyType({})) -> Obtained:
         """What `needs` asks for, as far as it can be had; never raises for what cannot.
 
         sent: what the engine delivered; used as long as it is fresh, or nothing fresher can be had.
@@ -154,9 +188,9 @@ class CollateralStore:
         found: dict[CollateralKey, Piece] = {}
         for _ in range(MAX_ROUNDS):
             at_hand = {key: piece.data for key, piece in found.items()}
-            wanted = needs(at_hand)[:MAX_NEEDS]
-            missing = [key for key in wanted if key not in found]
-            pieces = await asyncio.gather(*(self._piece(key, sent.get(key)) for key in missing))
+            wanted = await asyncio.to_thread(needs, at_hand)
+            missing = [key for key in dict.fromkeys(wanted) if key not in found][: MAX_NEEDS - len(found)]
+            pieces = await asyncio.gather(*(self._piece(key, sent.get(key), questions.get(key)) for key in missing))
             new = {key: piece for key, piece in zip(missing, pieces, strict=True) if piece is not None}
             found.update(new)
             if not new:
@@ -164,39 +198,56 @@ class CollateralStore:
         collateral = {key: piece.data for key, piece in found.items()}
         return Obtained(collateral, min((piece.fetched_at for piece in found.values()), default=None))
 
-    async def _piece(self, key: CollateralKey, sent: bytes | None) -> Piece | None:
+    async def _piece(self, key: CollateralKey, sent: bytes | None, question: bytes | None) -> Piece | None:
         """The first fresh one; without any, the one that was fresh for longest."""
         now = self.clock()
-        candidates = [Piece(sent, now)] if sent is not None and key.kind not in NEVER_SENT else []
+        candidates = [Piece(sent, now)] if sent is not None and key.kind not in UNSIGNED else []
         async with self._fetching.setdefault(key, asyncio.Lock()):
             if (cached := await asyncio.to_thread(self.cache.get, key)) is not None:
                 candidates.append(cached)
             for piece in candidates:
-                if now < _good_until(key, piece):
+                if _is_fresh(key, piece, now):
                     return piece
-            if (fetched := await self._fetch(key, now)) is not None:
-                return fetched
-        return max(candidates, key=lambda piece: _good_until(key, piece), default=None)
+            if (fetched := await self._fetch(key, question, now)) is not None:
+                candidates.append(fetched)
+            best = max(candidates, key=lambda piece: _good_until(key, piece), default=None)
+            if best is not None and best is fetched:
+                await asyncio.to_thread(self.cache.put, key, best)
+        return best
 
-    async def _fetch(self, key: CollateralKey, now: datetime) -> Piece | None:
-        failures = self._failures.get(key)
+    async def _fetch(self, key: CollateralKey, question: bytes | None, now: datetime) -> Piece | None:
+        failures = self._failures.get(_subject(key))
         if self.ask is None or (failures and now < failures.until):
             return None
         try:
-            async with asyncio.timeout(PIECE_TIMEOUT_S):
-                piece = Piece(await fetch_piece(key, self.sources, self.ask), now)
-            good_until(key, piece.data, now)  # what cannot be read is not kept
+            async with asyncio.timeout(self.piece_timeout_s), self._asking:
+                data = await fetch_piece(key, self.sources, self.ask, question=question)
+            good_until(key, data, now)  # what cannot be read is not kept
         except (FetchError, EvidenceError, TimeoutError) as exc:
-            self._failed(key, now, failures.count if failures else 0)
-            _log.warning("collateral_not_fetched", kind=key.kind.value, error=type(exc).__name__)
+            self._failed(key, now, failures)
+            _log.warning("collateral_not_fetched", kind=key.kind.value, error=str(exc) or "no answer in time")
             return None
-        self._failures.pop(key, None)
-        await asyncio.to_thread(self.cache.put, key, piece)
+        piece = Piece(data, now)
+        if _is_fresh(key, piece, now):
+            self._failures.pop(_subject(key), None)
+        else:  # the vendor has nothing newer either
+            self._failed(key, now, failures)
         return piece
 
-    def _failed(self, key: CollateralKey, now: datetime, before: int) -> None:
-        pause = min(MAX_BACKOFF, BACKOFF * 2 ** min(before, 10))
-        self._failures[key] = _Failures(before + 1, now + pause)
+    def _failed(self, key: CollateralKey, now: datetime, before: _Failures | None) -> None:
+        count = before.count if before else 0
+        pause = min(MAX_BACKOFF, BACKOFF * 2 ** min(count, 10))
+        _remember(self._failures, _subject(key), _Failures(count + 1, now + pause))
+
+
+def _subject(key: CollateralKey) -> CollateralKey:
+    """What is left alone after a failure: the piece or, where each has a name of its own, the whole service."""
+    return replace(key, name="") if key.kind in ASKED_ONCE else key
+
+
+def _is_fresh(key: CollateralKey, piece: Piece, now: datetime) -> bool:
+    """Whether there is no reason to look for a newer one. One of the future tells of a clock that was set back."""
+    return piece.fetched_at <= now < _good_until(key, piece)
 
 
 def _good_until(key: CollateralKey, piece: Piece) -> datetime:

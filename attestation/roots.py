@@ -2,7 +2,7 @@
 
 None is shipped: evidence carries its whole chain, which must end in a root with one of these fingerprints. Each was
 read from two or more independent public copies, not from the vendors' own sites; an operator compares them once with
-what AMD (KDS `cert_chain`), Intel (`IntelSGXRootCA.der`) and NVIDIA publish.
+what AMD (KDS `cert_chain`), Intel (the SGX root CA certificate) and NVIDIA publish.
 
 A policy may name other roots, as `insecure_roots`: for test machines that no vendor vouches for.
 """

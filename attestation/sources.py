@@ -10,6 +10,7 @@
                    GET  {intel_root_crl}                                                                      DER
     gpu-rim        GET  {nvidia_rim}/v1/rim/{id}                                        JSON, {"rim": "<base64>"}
     gpu-ocsp       POST {nvidia_ocsp}                                                                         DER
+    gpu-nras       POST {nvidia_nras}/v3/attest/{gpu|switch}                                                  JSON
     gpu-nras-keys  GET  {nvidia_nras}/.well-known/jwks.json                                                   JSON
 
 (AMD 57230, Intel's PCS API v4, NVIDIA's RIM service, RFC 6960 appendix A.) What comes is not believed here: appraising
@@ -25,19 +26,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 
-from cryptography import x509
 from cryptography.x509 import ocsp
 
 from attestation import strictjson
 from attestation.errors import EvidenceError, FetchError
-from attestation.snp.abi import Product, parse_tcb
+from attestation.snp.abi import Product, SigningKey, parse_tcb
+from attestation.snp.certificate import from_pem, parse_certificate, parse_crl
+from attestation.snp.collateral import MAX_CHAIN_BYTES, UNKNOWN_PRODUCT
+from attestation.snp.vek import parse_vek
+from attestation.tdx.collateral import parse_collateral
 from attestation.types import CollateralKey, CollateralKind
 from attestation.validation import decode_base64
 
 MAX_PIECE_BYTES = 1024 * 1024
-
-KEEP_WITHOUT_DATE = timedelta(days=1)
-"""For pieces that name no next update: a vendor may sign them anew, or publish other keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,38 +74,48 @@ Ask = Callable[[Question], Awaitable[Reply]]
 """Raises FetchError."""
 
 
-async def fetch_piece(key: CollateralKey, sources: Sources, ask: Ask) -> bytes:
-    """The piece of that name, as its vendor publishes it now. Raises FetchError."""
+async def fetch_piece(key: CollateralKey, sources: Sources, ask: Ask, *, question: bytes | None = None) -> bytes:
+    """The piece of that name, as its vendor publishes it now. Raises FetchError.
+
+    question: what must be sent to get it, where its name does not hold that: for `gpu-nras`, the evidence.
+    """
     try:
+        if key.kind is CollateralKind.GPU_NRAS:
+            return await _nras(key.name, question, sources, ask)
         return await _FETCHERS[key.kind](key.name, sources, ask)
-    except (ValueError, KeyError) as exc:  # a name, or an answer, that is not of the agreed form
-        raise FetchError(f"{key.kind}: not an answer as agreed ({type(exc).__name__})") from exc
+    except (ValueError, KeyError, TypeError, EvidenceError) as exc:  # a name, or an answer, not of the agreed form
+        raise FetchError(f"not an answer as agreed ({type(exc).__name__})") from exc
 
 
 async def _vek(name: str, sources: Sources, ask: Ask) -> bytes:
-    key, product, chip_id, tcb = name.split("/")
-    if key != "vcek" or product == "-":
-        raise FetchError("snp-vek: only the engine has it")
-    turin = product == Product.TURIN
-    parts = parse_tcb(bytes.fromhex(tcb), fmc=turin)
-    query = {"blSPL": parts.bootloader, "teeSPL": parts.tee, "snpSPL": parts.snp, "ucodeSPL": parts.microcode}
-    if turin:
-        query = {"fmcSPL": parts.fmc or 0, **query}
-    return (await ask(Question(f"{sources.amd_kds}/vcek/v1/{product}/{chip_id}?{urlencode(query)}"))).body
+    key, product_name, chip_id, tcb = name.split("/")
+    if key != SigningKey.VCEK or product_name == UNKNOWN_PRODUCT:
+        raise FetchError("only the engine can have it")
+    product = Product(product_name)
+    levels = parse_tcb(bytes.fromhex(tcb), fmc=product.has_fmc)
+    query = {"blSPL": levels.bootloader, "teeSPL": levels.tee, "snpSPL": levels.snp, "ucodeSPL": levels.microcode}
+    if levels.fmc is not None:
+        query["fmcSPL"] = levels.fmc
+    hardware_id = bytes.fromhex(chip_id).hex()
+    return (await ask(Question(f"{sources.amd_kds}/vcek/v1/{product}/{hardware_id}?{urlencode(query)}"))).body
 
 
 async def _chain(name: str, sources: Sources, ask: Ask) -> bytes:
-    key, product = name.split("/")
-    return (await ask(Question(f"{sources.amd_kds}/{key}/v1/{product}/cert_chain"))).body
+    return (await ask(Question(f"{_authority(name, sources)}/cert_chain"))).body
 
 
 async def _crl(name: str, sources: Sources, ask: Ask) -> bytes:
+    return (await ask(Question(f"{_authority(name, sources)}/crl"))).body
+
+
+def _authority(name: str, sources: Sources) -> str:
     key, product = name.split("/")
-    return (await ask(Question(f"{sources.amd_kds}/{key}/v1/{product}/crl"))).body
+    return f"{sources.amd_kds}/{SigningKey(key)}/v1/{Product(product)}"
 
 
 async def _tdx(name: str, sources: Sources, ask: Ask) -> bytes:
-    fmspc, ca = name.split("/")
+    platform, ca = name.split("/")
+    fmspc = bytes.fromhex(platform).hex()
     tdx, sgx = (f"{sources.intel_pcs}/{technology}/certification/v4" for technology in ("tdx", "sgx"))
     tcb = await ask(Question(f"{tdx}/tcb?{urlencode({'fmspc': fmspc})}"))
     identity = await ask(Question(f"{tdx}/qe/identity"))
@@ -132,14 +143,12 @@ def _signed_member(body: bytes, member: str) -> tuple[str, str]:
 
     Read by its place, never written anew: `{"<member>":<text>,"signature":"<hex>"}`.
     """
-    text = body.decode("utf-8").strip()
-    opening = f'{{"{member}":'
+    signature = bytes.fromhex(_object(body)["signature"])
+    text, opening = body.decode("utf-8").lstrip(), f'{{"{member}":'
     if not text.startswith(opening):
         raise ValueError("not a signed member")
-    _, length = json.JSONDecoder().raw_decode(text[len(opening) :])
-    end = len(opening) + length
-    rest = json.loads("{" + text[end:].lstrip().removeprefix(","))
-    return text[len(opening) : end], bytes.fromhex(rest["signature"]).hex()
+    _, end = json.JSONDecoder().raw_decode(text, len(opening))
+    return text[len(opening) : end], signature.hex()
 
 
 async def _rim(name: str, sources: Sources, ask: Ask) -> bytes:
@@ -156,8 +165,12 @@ async def _nras_keys(_: str, sources: Sources, ask: Ask) -> bytes:
     return (await ask(Question(f"{sources.nvidia_nras}/.well-known/jwks.json"))).body
 
 
-async def _nras(_: str, __: Sources, ___: Ask) -> bytes:
-    raise FetchError("gpu-nras: its question is the evidence itself, which a name does not hold")
+async def _nras(name: str, evidence: bytes | None, sources: Sources, ask: Ask) -> bytes:
+    if evidence is None:
+        raise FetchError("nothing to ask about")
+    endpoint = {"gpu": "gpu", "switch": "switch"}[name.partition("/")[0]]
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    return (await ask(Question(f"{sources.nvidia_nras}/v3/attest/{endpoint}", evidence, headers))).body
 
 
 _FETCHERS: Mapping[CollateralKind, Callable[[str, Sources, Ask], Awaitable[bytes]]] = {
@@ -167,9 +180,9 @@ _FETCHERS: Mapping[CollateralKind, Callable[[str, Sources, Ask], Awaitable[bytes
     CollateralKind.TDX: _tdx,
     CollateralKind.GPU_RIM: _rim,
     CollateralKind.GPU_OCSP: _ocsp,
-    CollateralKind.GPU_NRAS: _nras,
     CollateralKind.GPU_NRAS_KEYS: _nras_keys,
 }
+"""How each kind is asked for by its name; a verdict of NRAS is not."""
 
 
 def _object(data: bytes) -> dict[str, Any]:
@@ -181,40 +194,48 @@ def _object(data: bytes) -> dict[str, Any]:
 
 def good_until(key: CollateralKey, data: bytes, fetched_at: datetime) -> datetime:
     """When a newer piece should be asked for. Raises EvidenceError when the piece cannot be read."""
-    if key.kind in _FOR_EVER:
-        return datetime.max.replace(tzinfo=UTC)
-    if (dates := _NEXT_UPDATES.get(key.kind)) is None:
-        return fetched_at + KEEP_WITHOUT_DATE
     try:
-        return min(dates(data), default=fetched_at + KEEP_WITHOUT_DATE)
-    except (ValueError, KeyError, TypeError) as exc:
+        ends = [fetched_at + _KEEP[key.kind]] if key.kind in _KEEP else []
+        return min([*ends, _ENDS[key.kind](data)] if key.kind in _ENDS else ends)
+    except (ValueError, KeyError, OverflowError) as exc:
         raise EvidenceError(f"{key.kind}: cannot be read ({type(exc).__name__})") from exc
 
 
-def _crl_update(data: bytes) -> list[datetime]:
-    update = x509.load_der_x509_crl(data).next_update_utc
-    return [update] if update else []
+_DAY = timedelta(days=1)
 
-
-def _tdx_updates(data: bytes) -> list[datetime]:
-    members = _object(data)
-    documents = (_object(members[name].encode()) for name in ("tcb_info", "qe_identity"))
-    crls = (_crl_update(bytes.fromhex(members[name])) for name in ("root_ca_crl", "pck_crl"))
-    return [datetime.fromisoformat(document["nextUpdate"]) for document in documents] + [
-        update for updates in crls for update in updates
-    ]
-
-
-def _ocsp_updates(data: bytes) -> list[datetime]:
-    answers = ocsp.load_der_ocsp_response(data).responses
-    return [answer.next_update_utc for answer in answers if answer.next_update_utc]
-
-
-_FOR_EVER = (CollateralKind.SNP_VEK, CollateralKind.SNP_CHAIN)
-"""Certificates: good as long as they are valid, which is for the appraisal to say."""
-
-_NEXT_UPDATES: Mapping[CollateralKind, Callable[[bytes], list[datetime]]] = {
-    CollateralKind.SNP_CRL: _crl_update,
-    CollateralKind.TDX: _tdx_updates,
-    CollateralKind.GPU_OCSP: _ocsp_updates,
+_KEEP: Mapping[CollateralKind, timedelta] = {
+    CollateralKind.SNP_CRL: _DAY,
+    CollateralKind.TDX: _DAY,
+    CollateralKind.GPU_RIM: _DAY,
+    CollateralKind.GPU_OCSP: _DAY,
+    CollateralKind.GPU_NRAS: _DAY,
+    CollateralKind.GPU_NRAS_KEYS: timedelta(hours=1),  # some are added every day, and a verdict may need the newest
 }
+"""For how long a vendor is believed to have nothing newer, whatever a piece says: a policy may want it younger than
+its next update, and a revocation should be heard of soon. AMD's certificates stay as they are."""
+
+
+def _chain_end(data: bytes) -> datetime:
+    certificates = from_pem(data, limit=MAX_CHAIN_BYTES)
+    return min(parse_certificate(certificate).not_after for certificate in certificates)
+
+
+def _ocsp_end(data: bytes) -> datetime:
+    answers = ocsp.load_der_ocsp_response(data).responses
+    return min(answer.next_update_utc or answer.this_update_utc for answer in answers)
+
+
+def _keys_end(data: bytes) -> datetime:
+    _ = _object(data)["keys"]
+    return datetime.max.replace(tzinfo=UTC)
+
+
+_ENDS: Mapping[CollateralKind, Callable[[bytes], datetime]] = {
+    CollateralKind.SNP_VEK: lambda data: parse_vek(data).certificate.not_after,
+    CollateralKind.SNP_CHAIN: _chain_end,
+    CollateralKind.SNP_CRL: lambda data: parse_crl(data).next_update,
+    CollateralKind.TDX: lambda data: parse_collateral(data).next_update,
+    CollateralKind.GPU_OCSP: _ocsp_end,
+    CollateralKind.GPU_NRAS_KEYS: _keys_end,
+}
+"""What a piece says of its own end."""

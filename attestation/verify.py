@@ -134,6 +134,13 @@ def needs(
     return keys
 
 
+def questions(document: AttestationDocument, policy: Policy) -> Mapping[CollateralKey, bytes]:
+    """What a vendor must be sent to get the pieces of `needs` whose names do not hold their questions."""
+    if policy.gpu is None or not document.device_evidence:
+        return {}
+    return gpu.questions(document.device_evidence, policy.gpu, nonce=_device_nonce(document))
+
+
 def _freshness(document: AttestationDocument, expected: Nonce) -> Iterator[Check]:
     yield judged(
         "nonce",

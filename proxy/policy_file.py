@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from attestation.errors import PolicyError
-from attestation.policy import Policy
+from attestation.policy import INSECURE_ROOTS_WARNING, Policy
 from attestation.release import PolicyTrust, load_policy
 
 _log = structlog.get_logger(__name__)
@@ -60,6 +60,8 @@ class PolicyFile:
             return None
         self.policy = policy
         _log.info("policy_reloaded", policy=policy.digest)
+        if policy.has_insecure_roots:
+            _log.error("insecure_roots", detail=INSECURE_ROOTS_WARNING)
         return policy
 
     def _stamp(self) -> _Stamp:

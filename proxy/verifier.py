@@ -19,7 +19,7 @@ from attestation.errors import AttestationError
 from attestation.log import AcceptedIdentity, IdentityLog
 from attestation.policy import Policy
 from attestation.types import NONCE_BYTES, Nonce
-from attestation.verify import AttestationResult, needs, verify
+from attestation.verify import AttestationResult, needs, questions, verify
 from proxy.telemetry import Telemetry
 
 _log = structlog.get_logger(__name__)
@@ -85,7 +85,9 @@ class EngineVerifier:
         policy, nonce = self.policy, Nonce(secrets.token_bytes(NONCE_BYTES))
         document = await self._fetch(nonce)
         now = self._clock().replace(microsecond=0)  # a bundle keeps whole seconds, and must judge the same
-        obtained = await self._store.obtain(partial(needs, document, policy, now=now), document.collateral)
+        obtained = await self._store.obtain(
+            partial(needs, document, policy, now=now), document.collateral, questions(document, policy)
+        )
         document = replace(document, collateral=obtained.collateral)
         # Milliseconds for one GPU, but an event loop has other requests to serve.
         result = await asyncio.to_thread(verify, document, policy, obtained.collateral, expected=nonce, now=now)

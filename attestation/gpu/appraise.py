@@ -23,7 +23,7 @@ rather than reached from it, rests on the measured guest too, which collected th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,7 +32,7 @@ from attestation.errors import EvidenceError
 from attestation.gpu import nras
 from attestation.gpu.abi import GpuReport, SwitchReport
 from attestation.gpu.device import AnyDevice, Basis, Device, Kind, read_gpus, read_switches
-from attestation.gpu.evidence import SWITCH_ARCHITECTURES, parse_devices
+from attestation.gpu.evidence import SWITCH_ARCHITECTURES, DeviceAnswer, parse_devices
 from attestation.gpu.identity import identity
 from attestation.gpu.ocsp import OcspVerdict
 from attestation.gpu.policy import GpuPolicy, Mode
@@ -119,6 +119,18 @@ def needs(
     revocation_keys = needs_of_revocation(machine.devices, Basis(collateral, nonce, roots, now))
     nras_keys = nras.needs(machine.kinds, nonce) if policy.nras is not None else ()
     return tuple(dict.fromkeys((*manifest_keys, *revocation_keys, *nras_keys)))
+
+
+def questions(devices: DeviceEvidence, policy: GpuPolicy, *, nonce: Nonce) -> Mapping[CollateralKey, bytes]:
+    """What to send NRAS for the verdicts that `appraise` will look up; nothing, unless the policy asks for them."""
+    if policy.nras is None:
+        return {}
+    try:
+        answers = parse_devices(devices)
+    except EvidenceError:
+        return {}
+    kinds: Mapping[Kind, Sequence[DeviceAnswer]] = {"gpu": answers.gpus, "switch": answers.switches}
+    return {nras.key(kind, nonce): nras.request(found, nonce) for kind, found in kinds.items() if found}
 
 
 def _checks(machine: _Machine, policy: GpuPolicy, basis: Basis) -> Iterator[Check]:

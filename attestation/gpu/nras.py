@@ -43,9 +43,10 @@ from pydantic import Field
 
 from attestation import strictjson
 from attestation.errors import EvidenceError
+from attestation.gpu.evidence import DeviceAnswer
 from attestation.statement import MAX_NOT_AFTER
 from attestation.types import Check, Collateral, CollateralKey, CollateralKind, Nonce, failed, passed, skipped
-from attestation.validation import STRICT, Label
+from attestation.validation import STRICT, Label, encode_base64
 
 Kind = Literal["gpu", "switch"]
 
@@ -104,10 +105,13 @@ class _Answer:
         return self.overall, *self.devices.values()
 
 
-def request(arch: str, devices: Sequence[tuple[str, str]], nonce: Nonce) -> bytes:
-    """The JSON that asks about devices of one kind. devices: evidence and certificate chain of each, in base64."""
-    evidence = [{"evidence": report, "certificate": chain} for report, chain in devices]
-    body = {"nonce": nonce.hex(), "evidence_list": evidence, "arch": arch, "claims_version": CLAIMS_VERSION}
+def request(devices: Sequence[DeviceAnswer], nonce: Nonce) -> bytes:
+    """The JSON that asks about devices of one kind, of which there is at least one; all are of its generation."""
+    evidence = [
+        {"evidence": encode_base64(device.evidence), "certificate": encode_base64(device.certificate)}
+        for device in devices
+    ]
+    body = {"nonce": nonce.hex(), "evidence_list": evidence, "arch": devices[0].arch, "claims_version": CLAIMS_VERSION}
     return json.dumps(body).encode()
 
 

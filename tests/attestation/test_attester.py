@@ -13,8 +13,19 @@ import pytest
 from attestation.attester import EvidenceDesk
 from attestation.document import AttestationDocument
 from attestation.errors import AttestationError, EvidenceError, FetchError
+from attestation.insecure import InsecureAttester
 from attestation.statement import MAX_NONCES, gpu_nonce, report_data
-from attestation.types import DeviceEvidence, Evidence, EvidenceKind, Nonce, ReportData, StatementBytes
+from attestation.types import (
+    Collateral,
+    CollateralKey,
+    CollateralKind,
+    DeviceEvidence,
+    Evidence,
+    EvidenceKind,
+    Nonce,
+    ReportData,
+    StatementBytes,
+)
 
 STATEMENT = StatementBytes(b"statement")
 Answer = asyncio.Task[AttestationDocument | None]
@@ -300,3 +311,27 @@ async def test_the_statement_is_asked_for_anew_at_every_collection() -> None:
         document = await desk.document(next(nonces), "a")
         assert document is not None
         assert document.statement == expected
+
+
+async def test_each_document_carries_what_came_with_its_evidence_or_what_it_is_endorsed_with() -> None:
+    own, endorsed = ({CollateralKey(CollateralKind.SNP_CRL, name): b""} for name in ("own", "endorsed"))
+
+    class Delivering(InsecureAttester):
+        async def collect(self, report_data: ReportData) -> Evidence:
+            return Evidence(EvidenceKind.INSECURE, report_data, own)
+
+    given: list[AttestationDocument] = []
+
+    def endorse(document: AttestationDocument) -> Collateral:
+        given.append(document)
+        return endorsed
+
+    nonces = _nonces(1)
+    for desk, expected in (
+        (EvidenceDesk(Delivering(), lambda: STATEMENT), own),
+        (EvidenceDesk(Delivering(), lambda: STATEMENT, endorse=endorse), endorsed),
+    ):
+        document = await desk.document(next(nonces), "a")
+        assert document is not None
+        assert document.collateral == expected
+    assert [before.collateral for before in given] == [own]

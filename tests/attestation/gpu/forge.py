@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256, sha384
 from itertools import pairwise
@@ -363,12 +363,12 @@ class Machine:
             switches=switches,
         )
 
-    def collateral(self) -> dict[CollateralKey, bytes]:
+    def collateral(self, now: datetime = NOW) -> dict[CollateralKey, bytes]:
         """Everything that the policy asks for: manifests, and answers about all that can be revoked."""
         found = dict(MANIFESTS)
         for chip in (*self.gpus, *self.switches):
-            found |= not_revoked(chip.parties[1:])
-        return found | not_revoked(AUTHORITY.parties)
+            found |= not_revoked(chip.parties[1:], now)
+        return found | not_revoked(AUTHORITY.parties, now)
 
 
 def golden(*blocks: int) -> dict[int, list[bytes]]:
@@ -388,8 +388,11 @@ MANIFESTS = {
 }
 
 
-def not_revoked(chain: Sequence[Party]) -> dict[CollateralKey, bytes]:
+def not_revoked(chain: Sequence[Party], now: datetime = NOW) -> dict[CollateralKey, bytes]:
+    start, end = now - timedelta(hours=1), now + timedelta(hours=23)
     return {
-        ocsp.key(party.certificate, issuer.certificate): ocsp_answer(party.certificate, issuer)
+        ocsp.key(party.certificate, issuer.certificate): ocsp_answer(
+            party.certificate, issuer, this_update=start, next_update=end
+        )
         for party, issuer in pairwise(chain)
     }

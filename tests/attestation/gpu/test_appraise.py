@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestation.gpu import nras
-from attestation.gpu.appraise import appraise, needs
+from attestation.gpu.appraise import appraise, needs, questions
 from attestation.gpu.evidence import Architecture, DeviceAnswer, encode_devices
 from attestation.gpu.nras import NrasPolicy
 from attestation.gpu.ocsp import OcspPolicy
@@ -560,6 +562,19 @@ def test_everything_that_is_looked_up_is_asked_for() -> None:
             assert len(set(wanted)) == len(wanted)
             at_hand = {key: published[key] for key in wanted}
         assert _failed(_appraise(devices, policy, at_hand)) == set()
+
+
+def test_nvidia_is_asked_about_each_kind_of_device_and_only_where_the_policy_says_so() -> None:
+    assert questions(PPCIE_GOOD, PPCIE.policy, nonce=NONCE) == {}
+    asking = replace(PPCIE.policy, nras=NrasPolicy())
+    asked = questions(PPCIE_GOOD, asking, nonce=NONCE)
+    answers = dict(zip(("gpu", "switch"), PPCIE.answers(NONCE), strict=True))
+    for kind, arch in (("gpu", "HOPPER"), ("switch", "LS10")):
+        question = json.loads(asked[CollateralKey(CollateralKind.GPU_NRAS, f"{kind}/{NONCE.hex()}")])
+        assert (question["nonce"], question["arch"]) == (NONCE.hex(), arch)
+        chains = [base64.b64decode(device["certificate"]) for device in question["evidence_list"]]
+        assert chains == [answer.certificate for answer in answers[kind]]
+    assert questions(DeviceEvidence(b"junk"), asking, nonce=NONCE) == {}
 
 
 def test_manifests_are_asked_for_first() -> None:

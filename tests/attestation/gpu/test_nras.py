@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from attestation.gpu import nras
+from attestation.gpu.evidence import Architecture, DeviceAnswer
 from attestation.gpu.nras import NrasPolicy
 from attestation.types import Check, CheckStatus, Collateral, CollateralKey, CollateralKind, Nonce
 from attestation.validation import validate
@@ -104,7 +105,8 @@ def test_what_will_be_looked_up_is_known_beforehand() -> None:
 
 
 def test_the_question_is_the_evidence_of_every_device() -> None:
-    assert json.loads(nras.request("HOPPER", [("ZXY=", "Y2VydA=="), ("ZXY=", "Y2VydA==")], NONCE)) == {
+    device = DeviceAnswer(Architecture.HOPPER, NONCE, b"ev", b"cert")
+    assert json.loads(nras.request([device, device], NONCE)) == {
         "nonce": NONCE.hex(),
         "arch": "HOPPER",
         "claims_version": "3.0",
