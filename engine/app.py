@@ -8,14 +8,15 @@ import resource
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import structlog
 from aiohttp import web
 
 from attestation import insecure
-from attestation.attester import Attester, EvidenceDesk
+from attestation.attester import Attester, EvidenceDesk, as_collected
 from attestation.channel.keyconfig import KeyConfig
 from attestation.document import WELL_KNOWN_PATH, parse_nonce
 from attestation.errors import AttestationError, EvidenceError, FetchError, RefusedError
@@ -24,6 +25,7 @@ from attestation.insecure import InsecureAttester
 from attestation.machine import MachineAttester
 from attestation.policy import Policy, read_policy
 from attestation.program import ExitCode, until_stopped
+from attestation.sources import Sources
 from attestation.statement import EffectiveConfig, ModelIdentity, Statement, encode_statement
 from attestation.tsm import ConfigfsTree
 from attestation.types import StatementBytes
@@ -35,6 +37,7 @@ from engine.backends.readings import read_metrics
 from engine.backends.vllm import AttachedVllm, VllmTranscriber
 from engine.backends.vllm_aligner import Aligner
 from engine.backends.vllm_server import Serving
+from engine.endorsements import REFRESH_S, Endorsements, open_endorsements
 from engine.gateway import Gateway, outer_error
 from engine.key_file import KeyFile
 from engine.keys import KeyRing
@@ -102,6 +105,8 @@ class EngineParts:
     clock: Callable[[], float] = time.time
     key_timer_s: float = KEY_TIMER_S
     api_keys_timer_s: float = API_KEYS_TIMER_S
+    collateral_timer_s: float = REFRESH_S
+    sources: Sources = field(default_factory=Sources)
     window_s: float = WINDOW_S
 
 
@@ -167,8 +172,9 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
             overlap_s=settings.key_overlap_s,
             now=parts.clock(),
         )
+        endorsements = await stack.enter_async_context(_endorsements(settings, parts, policy)) if policy else None
         # First what must be accepted, then what would hear: neither GPU nor model has work before.
-        desk = await _open_desk(settings, parts, ring, policy)
+        desk = await _open_desk(settings, parts, ring, endorsements)
         await stack.enter_async_context(_backend(transcriber))
         decoder = await stack.enter_async_context(_decoder(settings, parts))
         pipeline = SpeechPipeline(transcriber, decoder, slots=transcriber.slots, observer=telemetry.speech)
@@ -180,6 +186,8 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
             lambda: ring.expire(parts.clock()): parts.key_timer_s,
             _closing_windows(telemetry, transcriber, settings): parts.window_s,
         }
+        if endorsements is not None:
+            timers[endorsements.refresh] = parts.collateral_timer_s
         await stack.enter_async_context(_timed(timers))
         address = await stack.enter_async_context(_listening(app, settings.listen))
         state.serving = True
@@ -228,14 +236,27 @@ def _closing_windows(telemetry: Telemetry, transcriber: Transcriber, settings: E
     return close_window
 
 
+def _endorsements(
+    settings: EngineSettings, parts: EngineParts, policy: Policy
+) -> AbstractAsyncContextManager[Endorsements]:
+    return open_endorsements(
+        policy,
+        directory=settings.collateral_dir,
+        offline=settings.offline_collateral,
+        clock=lambda: datetime.fromtimestamp(parts.clock(), UTC),
+        sources=parts.sources,
+    )
+
+
 async def _open_desk(
-    settings: EngineSettings, parts: EngineParts, ring: KeyRing, policy: Policy | None
+    settings: EngineSettings, parts: EngineParts, ring: KeyRing, endorsements: Endorsements | None
 ) -> EvidenceDesk:
     """Whoever attests the engine, once what it attests was accepted; only then are GPUs let to work."""
     attester = parts.attester or await _attester(settings)
-    desk = EvidenceDesk(attester, lambda: ring.current(parts.clock()).statement)
-    if policy is not None:
-        await check_self(desk, policy, now=parts.clock())
+    endorse = endorsements.at_hand if endorsements else as_collected
+    desk = EvidenceDesk(attester, lambda: ring.current(parts.clock()).statement, endorse=endorse)
+    if endorsements is not None:
+        await check_self(desk, endorsements)
         await attester.admit_devices()
     return desk
 

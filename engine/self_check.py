@@ -8,16 +8,16 @@ GPUs or audio, and its operator should hear of it from the engine, with every re
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime
+from dataclasses import replace
 
 import structlog
 
 from attestation.attester import EvidenceDesk
-from attestation.document import AttestationDocument, parse_document
+from attestation.document import parse_document
 from attestation.errors import FetchError
-from attestation.policy import Policy
 from attestation.types import NONCE_BYTES, CheckStatus, Nonce
-from attestation.verify import AttestationResult, verify
+from attestation.verify import AttestationResult, questions, verify
+from engine.endorsements import Endorsements
 
 _log = structlog.get_logger(__name__)
 
@@ -25,20 +25,21 @@ SELF_POLICY = "self_policy_sha256"
 """Among the statement's extensions: the digest of the policy that the engine was held to when it started."""
 
 
-async def check_self(desk: EvidenceDesk, policy: Policy, *, now: float) -> AttestationResult:
-    """Attest over a nonce of our own and judge the answer. now: Unix seconds.
+async def check_self(desk: EvidenceDesk, endorsements: Endorsements) -> AttestationResult:
+    """Attest over a nonce of our own and judge the answer, once what vouches for it was obtained.
 
+    endorsements: those that the desk gives to its documents; their policy is the one to be held to.
     Raises RefusedError carrying every check, and as the desk and the parsers of documents and statements do.
     """
     nonce = Nonce(secrets.token_bytes(NONCE_BYTES))
     document = await desk.document(nonce, "the engine itself")
     if document is None:
         raise FetchError("too many others wait for evidence")
-    result = _judge(parse_document(document.encode()), policy, nonce, datetime.fromtimestamp(now, UTC))
+    policy = endorsements.policy
+    collateral = await endorsements.obtain(document, questions(document, policy))
+    document = replace(document, collateral=endorsements.at_hand(document))
+    # Through the form in which clients get it. The time is that after waiting for vendors, who sign lists of today.
+    result = verify(parse_document(document.encode()), policy, collateral, expected=nonce, now=endorsements.clock())
     skipped = [check.name for check in result.checks if check.status is CheckStatus.SKIP]
     _log.info("self_check_passed", policy=policy.digest, kind=result.kind.value, skipped=skipped)
     return result
-
-
-def _judge(document: AttestationDocument, policy: Policy, nonce: Nonce, now: datetime) -> AttestationResult:
-    return verify(document, policy, document.collateral, expected=nonce, now=now)

@@ -95,6 +95,12 @@ class EngineSettings(ProgramSettings):
         validate_default=True,
         description="TOML file of what this engine must prove to itself before it serves; needed outside development.",
     )
+    collateral_dir: Path | None = Field(
+        None, description="Where collateral outlives the engine. Default: in memory, and asked for at every start."
+    )
+    offline_collateral: bool = Field(
+        False, description="Ask no vendor: collateral comes from the machine and `collateral_dir` only."
+    )
     allow_unsandboxed_decoder: bool = Field(
         False, description="DANGER: decode uploads even where the kernel offers no system call filter."
     )

@@ -82,11 +82,12 @@ def engine_settings(directory: Path, **options: Any) -> EngineSettings:
 
 def proxy_settings(engine_url: str, **options: Any) -> ProxySettings:
     defaults: dict[str, Any] = {
+        "policy": POLICY,
         "listen": ("127.0.0.1:0",),
         "status_listen": "127.0.0.1:0",
         "overall_timeout_s": 120.0,
     }
-    return ProxySettings(engine=engine_url, policy=POLICY, **defaults | options)
+    return ProxySettings(engine=engine_url, **defaults | options)
 
 
 @asynccontextmanager

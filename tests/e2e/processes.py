@@ -13,6 +13,8 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.requirements import need_program
+
 ROOT = Path(__file__).parent.parent.parent
 CHECKPOINT = ROOT / "tests" / "checkpoints" / "nano" / "ct2"
 POLICY = ROOT / "examples" / "insecure-policy.toml"
@@ -46,6 +48,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def unprivileged() -> tuple[str, ...]:
+    """What to run a program under so that it may look no further, and can be looked into no less, than its user."""
+    if os.getuid() != 0:
+        return ()
+    need_program("setpriv")
+    return ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 
 
 @asynccontextmanager
@@ -100,18 +110,24 @@ async def _status(session: aiohttp.ClientSession, url: str) -> int | None:
 
 @asynccontextmanager
 async def engine(
-    log: Path, *options: str, port: int | None = None, prefix: Sequence[str] = ()
+    log: Path,
+    *options: str,
+    evidence: Sequence[str] = ("--insecure-evidence",),
+    port: int | None = None,
+    prefix: Sequence[str] = (),
+    wait: bool = True,
 ) -> AsyncIterator[Program]:
-    """An engine with the nano checkpoint, ready."""
-    arguments = ("serve", "--insecure-evidence", "--model", f"nano={CHECKPOINT}", *options)
+    """An engine with the nano checkpoint. evidence: how it attests itself. wait: until it is ready."""
+    arguments = ("serve", *evidence, "--model", f"nano={CHECKPOINT}", *options)
     async with program("sottovoce-engine", arguments, log, port=port, prefix=prefix) as running:
-        await until_ready(running)
+        if wait:
+            await until_ready(running)
         yield running
 
 
 @asynccontextmanager
-async def proxy(log: Path, engine_url: str, *options: str) -> AsyncIterator[Program]:
-    """A proxy that trusts development evidence; not waited for."""
-    arguments = ("proxy", "--engine", engine_url, "--policy", str(POLICY), *options)
+async def proxy(log: Path, engine_url: str, *options: str, policy: Path = POLICY) -> AsyncIterator[Program]:
+    """A proxy, of a policy that trusts development evidence unless another is given; not waited for."""
+    arguments = ("proxy", "--engine", engine_url, "--policy", str(policy), *options)
     async with program("sottovoce", arguments, log) as running:
         yield running

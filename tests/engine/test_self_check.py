@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import LogCapture
 
+from attestation.collateral import Cache, Piece
 from attestation.document import AttestationDocument, parse_document
 from attestation.errors import AttestationError, EvidenceError, FetchError, RefusedError
 from attestation.insecure import InsecureAttester
+from attestation.policy import read_policy
 from attestation.program import ExitCode
+from attestation.snp.abi import Product, SigningKey
+from attestation.snp.collateral import crl_key
+from attestation.sources import Sources
 from attestation.statement import parse_statement
-from attestation.types import DeviceEvidence, Evidence, Nonce, ReportData
+from attestation.types import DeviceEvidence, Evidence, EvidenceKind, Nonce, ReportData
+from attestation.verify import verify
 from engine import app as engine_app
-from engine.app import EngineParts, running_engine, serve
+from engine.app import EngineParts, RunningEngine, running_engine, serve
 from engine.self_check import SELF_POLICY
 from engine.settings import EngineSettings
 from engine.weights import weights_digest
+from tests.attestation.servers import http_answer, raw_server
+from tests.attestation.snp.forge import MEASUREMENT, ForgedAmd
 from tests.engine.fake_application import Clock
 from tests.engine.fakes import FakeDecoder, FakeTranscriber
 from tests.engine.sealed_client import connected
@@ -97,7 +107,12 @@ def bench(tmp_path: Path) -> Bench:
 
 
 async def attested(bench: Bench) -> AttestationDocument:
-    async with running_engine(bench.settings, bench.parts) as engine, connected(engine.address) as connection:
+    async with running_engine(bench.settings, bench.parts) as engine:
+        return await asked(engine)
+
+
+async def asked(engine: RunningEngine) -> AttestationDocument:
+    async with connected(engine.address) as connection:
         await connection.begin(f"/.well-known/sottovoce-attestation?nonce={NONCE}", method="GET")
         return parse_document((await connection.response()).body)
 
@@ -171,6 +186,79 @@ async def test_gpus_that_cannot_be_let_to_work_stop_the_engine(bench: Bench) -> 
     with pytest.raises(FetchError):
         await attested(bench)
     assert "backend" not in bench.attester.happened
+
+
+# --- what vouches for the machine
+
+
+@dataclass
+class SnpMachine(WatchedAttester):
+    """A machine that delivers its certificates, and nothing of what was revoked."""
+
+    amd: ForgedAmd = field(default_factory=ForgedAmd)
+
+    async def collect(self, report_data: ReportData) -> Evidence:
+        report = self.amd.report(report_data)
+        pieces = {key: data for key, data in self.amd.collateral(report).items() if key != CRL}
+        return Evidence(EvidenceKind.SNP, report, pieces)
+
+
+CRL = crl_key(SigningKey.VCEK, Product.MILAN)
+
+
+@pytest.fixture
+def snp(bench: Bench, tmp_path: Path) -> Bench:
+    """An engine on that machine, which asks no vendor."""
+    clock = Clock()
+    bench.attester = SnpMachine(amd=ForgedAmd(now=datetime.fromtimestamp(clock(), UTC)))
+    bench.parts = replace(bench.parts, attester=bench.attester, clock=clock)
+    options = {"offline_collateral": True, "collateral_dir": tmp_path / "collateral", "insecure_evidence": False}
+    bench.settings = EngineSettings(**bench.settings.model_dump() | options)
+    (root,) = bench.attester.amd.roots.snp
+    return bench.under(
+        f'version = 1\n[snp]\nmeasurements = ["{MEASUREMENT.hex()}"]\n[[snp.products]]\nname = "Milan"\n'
+        "min_tcb = { bootloader = 4, tee = 0, snp = 24, microcode = 219 }\n"
+        f'[insecure_roots]\nsnp = ["{root}"]\n'
+    )
+
+
+async def test_without_what_its_policy_looks_up_an_engine_does_not_serve(snp: Bench) -> None:
+    reason = await refused(snp)
+    assert isinstance(reason, RefusedError)
+    assert [check.name for check in reason.checks if check.failed] == ["snp revocation"]
+
+
+async def test_what_the_policy_looks_up_is_delivered_to_every_client(snp: Bench, tmp_path: Path) -> None:
+    assert isinstance(snp.attester, SnpMachine)
+    amd = snp.attester.amd
+    Cache(tmp_path / "collateral").put(CRL, Piece(amd.crl(), amd.now))
+    document = await attested(snp)
+    policy = read_policy(tmp_path / "policy.toml")
+    assert set(document.collateral) == set(amd.collateral(document.evidence.report))
+    result = verify(document, policy, document.collateral, expected=Nonce(bytes.fromhex(NONCE)), now=amd.now)
+    assert result.claims["product"] == "Milan"
+
+
+async def test_a_vendor_is_asked_for_what_the_machine_does_not_deliver(snp: Bench) -> None:
+    assert isinstance(snp.attester, SnpMachine)
+    snp.settings = EngineSettings(**snp.settings.model_dump() | {"offline_collateral": False})
+    async with raw_server(http_answer(snp.attester.amd.crl())) as kds:
+        snp.parts = replace(snp.parts, sources=Sources(amd_kds=kds.url))
+        document = await attested(snp)
+    assert CRL in document.collateral
+    assert [head.split()[:2] for head in kds.heads] == [[b"GET", b"/vcek/v1/Milan/crl"]]
+
+
+async def test_what_is_had_while_the_engine_serves_is_delivered_from_then_on(snp: Bench, tmp_path: Path) -> None:
+    assert isinstance(snp.attester, SnpMachine)
+    policy = tmp_path / "policy.toml"
+    policy.write_text(policy.read_text().replace("[[snp", "allow_missing_crl = true\n[[snp"))
+    snp.parts = replace(snp.parts, collateral_timer_s=0.01)
+    async with running_engine(snp.settings, snp.parts) as engine, asyncio.timeout(10):
+        assert CRL not in (await asked(engine)).collateral
+        Cache(tmp_path / "collateral").put(CRL, Piece(snp.attester.amd.crl(), snp.attester.amd.now))
+        while CRL not in (await asked(engine)).collateral:
+            pass
 
 
 # --- the program

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.e2e.processes import Program, program, until_ready
+from tests.e2e.processes import Program, program, unprivileged, until_ready
 from tests.requirements import need
 
 ROOT = Path(__file__).parents[3]
@@ -68,10 +68,10 @@ async def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     directory = tmp_path_factory.mktemp("vllm")
     printed = directory / "printed"
     vllm = _telling(find_vllm(), directory, printed)
-    arguments = ("serve", "--insecure-evidence", "--model", f"nano={CHECKPOINT}", "--backend", "vllm")
-    async with program(
-        "sottovoce-engine", (*arguments, "--vllm-program", str(vllm)), directory / "engine.log"
-    ) as running:
+    model = ("--model", f"nano={CHECKPOINT}", "--backend", "vllm", "--vllm-program", str(vllm))
+    arguments = ("serve", "--insecure-evidence", *model)
+    # Without root's privileges, so that a test can find out who may look into it.
+    async with program("sottovoce-engine", arguments, directory / "engine.log", prefix=unprivileged()) as running:
         try:
             await until_ready(running, LIMIT_S)
         except (AssertionError, TimeoutError):

@@ -1,0 +1,347 @@
+"""The shipped programs on machines with evidence of the real formats, signed by vendors that the tests made up.
+
+The machine under the engine's process is `tests.e2e.forged_hardware`. A policy that names the made-up roots accepts it,
+one that believes the real vendors does not. Nobody asks a vendor: the engine has a directory of collateral and the
+certificates of its machine, and the proxies have what the engine delivers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from attestation.collateral import Cache, Piece
+from attestation.gpu.evidence import DeviceAnswer
+from attestation.policy import INSECURE_ROOTS_WARNING
+from attestation.program import ExitCode
+from attestation.types import Collateral, CollateralKind, Nonce
+from proxy.app import running_proxy
+from proxy.trust import Outcome, Trust
+from tests.attestation.gpu import forge
+from tests.attestation.gpu.forge import DRIVER, GPU_VBIOS, ROOTS
+from tests.attestation.snp.forge import MEASUREMENT, ForgedAmd
+from tests.attestation.tdx.forge import BODY, ForgedIntel
+from tests.e2e.conftest import TRANSCRIPTIONS, form, proxy_settings
+from tests.e2e.forged_hardware import answering
+from tests.e2e.processes import READY_TIMEOUT_S, RECORDING, SAID, Program, engine, proxy, until_ready
+from tests.proxy.waiting import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+
+NOW = datetime.now(UTC)
+AMD = ForgedAmd(now=NOW)
+INTEL = ForgedIntel(now=NOW)
+GPUS = forge.Machine.build(gpus=1)
+OTHER_NONCE = Nonce(bytes(range(32)))
+
+SNP_RULES = f"""
+[snp]
+measurements = ["{MEASUREMENT.hex()}"]
+[[snp.products]]
+name = "Milan"
+min_tcb = {{ bootloader = 4, tee = 0, snp = 24, microcode = 219 }}
+"""
+TDX_RULES = f"""
+[[tdx.hardware]]
+mr_td = "{BODY["mr_td"].hex()}"
+rtmr0 = "{BODY["rtmr0"].hex()}"
+[[tdx.code]]
+rtmr1 = "{BODY["rtmr1"].hex()}"
+rtmr2 = "{BODY["rtmr2"].hex()}"
+"""
+GPU_RULES = f"""
+[gpu]
+count = 1
+architectures = ["HOPPER"]
+driver_versions = ["{DRIVER}"]
+vbios_versions = ["{GPU_VBIOS}"]
+"""
+FORGED = {
+    "snp": AMD.roots.snp,
+    "tdx": INTEL.roots.tdx,
+    "gpu_device": ROOTS.gpu_device,
+    "gpu_rim": ROOTS.gpu_rim,
+}
+
+
+def written(path: Path, rules: str, *roots: str) -> Path:
+    """The file of a policy. roots: the vendors whose forgeries it believes."""
+    pins = [f"{name} = {sorted(FORGED[name])}\n" for name in roots]
+    path.write_text("version = 1\n" + rules + ("[insecure_roots]\n" + "".join(pins) if pins else ""))
+    return path
+
+
+@dataclass
+class Forged:
+    """Implements `tests.e2e.forged_hardware.Hardware`. captured: the nonce that the GPUs answer, whatever is asked."""
+
+    vendor: ForgedAmd | ForgedIntel
+    gpus: forge.Machine | None = None
+    captured: Nonce | None = None
+
+    def describe(self) -> tuple[str, bytes, int]:
+        gpus = len(self.gpus.gpus) if self.gpus else 0
+        if isinstance(self.vendor, ForgedAmd):
+            return "sev_guest", self.vendor.table(self.vendor.report()), gpus
+        return "tdx_guest", b"", gpus
+
+    def report(self, inblob: bytes) -> bytes:
+        return self.vendor.report(inblob) if isinstance(self.vendor, ForgedAmd) else self.vendor.quote(inblob)
+
+    def gpu_report(self, gpu: int, nonce: Nonce) -> bytes:
+        return self._gpus(self.captured or nonce)[gpu].evidence
+
+    def gpu_chain(self, gpu: int) -> bytes:
+        return self._gpus(OTHER_NONCE)[gpu].certificate
+
+    def _gpus(self, nonce: Nonce) -> list[DeviceAnswer]:
+        assert self.gpus is not None
+        return self.gpus.answers(nonce)[0]
+
+    def collateral(self) -> Collateral:
+        """What the machine itself does not deliver."""
+        of_gpus = self.gpus.collateral(NOW) if self.gpus else {}
+        if isinstance(self.vendor, ForgedIntel):
+            return self.vendor.collateral() | of_gpus
+        report = self.vendor.report()
+        return {
+            key: data for key, data in self.vendor.collateral(report).items() if key.kind is CollateralKind.SNP_CRL
+        } | of_gpus
+
+
+@asynccontextmanager
+async def running(directory: Path, machine: Forged, policy: Path, *, wait: bool = True) -> AsyncIterator[Program]:
+    """The engine's program on a machine, held to a policy. wait: until it is ready."""
+    cache = Cache(directory / "collateral")
+    for key, data in machine.collateral().items():
+        cache.put(key, Piece(data, NOW))
+    (directory / "tsm").mkdir()
+    collateral = ("--collateral-dir", str(directory / "collateral"), "--offline-collateral")
+    evidence = ("--tsm-path", str(directory / "tsm"), "--policy", str(policy), *collateral)
+    prefix = (sys.executable, "-m", "tests.e2e.forged_hardware", str(directory / "hardware"))
+    with answering(machine, directory / "hardware"):
+        async with engine(directory / "engine", evidence=evidence, prefix=prefix, wait=wait) as behind:
+            yield behind
+
+
+def offline(directory: Path) -> tuple[str, ...]:
+    """Of a proxy that knows nothing but what the engine delivers."""
+    return (
+        "--offline-collateral",
+        "--collateral-dir",
+        str(directory / "none"),
+        "--state-dir",
+        str(directory / "state"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An SNP machine with a GPU, the engine on it, and a proxy that accepted it."""
+
+    machine: Forged
+    policy: Path
+    engine: Program
+    proxy: Program
+    session: aiohttp.ClientSession
+
+
+async def attestation(session: aiohttp.ClientSession, front: Program) -> dict[str, Any]:
+    async with session.get(front.url + "/attestation") as response:
+        return dict(await response.json())
+
+
+async def transcribed(session: aiohttp.ClientSession, front: Program) -> tuple[int, dict[str, Any]]:
+    async with session.post(front.url + TRANSCRIPTIONS, data=form(RECORDING.read_bytes())) as response:
+        return response.status, await response.json()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def whole(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Whole]:
+    directory = tmp_path_factory.mktemp("snp")
+    machine = Forged(AMD, GPUS)
+    policy = written(directory / "policy.toml", SNP_RULES + GPU_RULES, "snp", "gpu_device", "gpu_rim")
+    async with (
+        running(directory, machine, policy) as behind,
+        proxy(directory / "proxy", behind.url, *offline(directory), policy=policy) as front,
+        aiohttp.ClientSession() as session,
+    ):
+        await until_ready(front)
+        yield Whole(machine, policy, behind, front, session)
+
+
+@asynccontextmanager
+async def asked(directory: Path, behind: Program, policy: Path) -> AsyncIterator[Trust]:
+    """What a proxy in this process makes of an engine, as soon as it has made up its mind."""
+    options: dict[str, Any] = {"policy": policy, "offline_collateral": True}
+    options |= {"collateral_dir": directory / "none", "state_dir": directory / "state"}
+    async with running_proxy(proxy_settings(behind.url, **options)) as front:
+        await until(lambda: front.trust.last_attempt)
+        yield front.trust
+
+
+async def refusal(directory: Path, behind: Program, policy: Path) -> dict[str, str]:
+    """The checks by which a proxy refuses an engine."""
+    async with asked(directory, behind, policy) as trust:
+        assert trust.last_attempt is not None
+        assert (trust.last_attempt.outcome, trust.is_ready) == (Outcome.REFUSED, False)
+        return {check.name: check.detail for check in trust.last_attempt.checks if check.failed}
+
+
+# --- SEV-SNP with a GPU
+
+
+async def test_a_machine_that_the_policy_names_is_accepted_and_hears(whole: Whole) -> None:
+    status, answer = await transcribed(whole.session, whole.proxy)
+    assert (status, answer["text"]) == (200, SAID)
+
+
+async def test_the_proxy_tells_every_check_what_the_machine_is_and_that_the_roots_are_not_the_vendors(
+    whole: Whole,
+) -> None:
+    report = await attestation(whole.session, whole.proxy)
+    assert (report["state"], report["ready"], report["insecure"]) == ("attested", True, True)
+    assert report["warning"] == INSECURE_ROOTS_WARNING
+    lines = {check["name"]: check["status"] for check in report["engine"]["checks"]}
+    assert set(lines.values()) == {"pass", "skip"}
+    made = ("snp root", "snp signature", "snp revocation", "binding", "gpu certificates", "gpu nonce", "rim revocation")
+    assert {lines[name] for name in made} == {"pass"}
+    claims = report["engine"]["claims"]
+    assert (claims["product"], claims["measurement"]) == ("Milan", MEASUREMENT.hex())
+    assert (claims["gpu_count"], claims["gpu_driver_version"]) == ("1", DRIVER)
+
+
+async def test_a_bundle_verifies_again_without_a_network_and_not_under_the_vendors_roots(
+    whole: Whole, tmp_path: Path
+) -> None:
+    async with whole.session.get(whole.proxy.url + "/attestation/bundle") as response:
+        (tmp_path / "bundle").write_bytes(await response.read())
+    assert await verified(tmp_path / "bundle", whole.policy) == (ExitCode.ACCEPTED, set())
+    code, failing = await verified(tmp_path / "bundle", written(tmp_path / "policy", SNP_RULES + GPU_RULES))
+    assert (code, {"snp root", "gpu certificates"} <= failing) == (ExitCode.REFUSED, True)
+
+
+async def verified(bundle: Path, policy: Path) -> tuple[int, set[str]]:
+    """How `sottovoce-attest verify` ends, and the checks that it says failed."""
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("sottovoce-attest")),
+        *("verify", str(bundle), "--policy", str(policy), "--json"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, {check["name"] for check in json.loads(output)["checks"] if check["status"] == "fail"}
+
+
+async def test_under_the_vendors_roots_the_engine_is_refused_and_gets_nothing(whole: Whole, tmp_path: Path) -> None:
+    before = await received_bytes(whole)
+    policy = written(tmp_path / "policy", SNP_RULES + GPU_RULES)
+    async with proxy(tmp_path / "proxy", whole.engine.url, *offline(tmp_path), policy=policy) as front:
+        report = await decided(whole.session, front)
+        status, answer = await transcribed(whole.session, front)
+        async with whole.session.get(front.status_url + "/readyz") as response:
+            assert response.status == 503
+    assert (report["state"], report["engine"]) == ("refused", None)
+    failing = {check["name"] for check in report["last_attempt"]["checks"] if check["status"] == "fail"}
+    assert failing >= {"snp root", "gpu certificates"}
+    assert (status, answer["error"]["code"]) == (502, "attestation_refused")
+    assert await received_bytes(whole) == before
+
+
+async def decided(session: aiohttp.ClientSession, front: Program) -> dict[str, Any]:
+    """What a proxy says once it has asked its engine."""
+    async with asyncio.timeout(READY_TIMEOUT_S):
+        while True:
+            with suppress(aiohttp.ClientError):
+                if (report := await attestation(session, front))["last_attempt"]:
+                    return report
+            await asyncio.sleep(0.05)
+
+
+async def received_bytes(whole: Whole) -> str:
+    async with whole.session.get(whole.engine.status_url + "/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return next(line for line in lines if line.startswith("sottovoce_engine_received_bytes_total"))
+
+
+async def test_a_proxy_that_was_told_to_ends_with_10_when_the_engine_is_refused(whole: Whole, tmp_path: Path) -> None:
+    policy = written(tmp_path / "policy", SNP_RULES + GPU_RULES)
+    options = (*offline(tmp_path), "--exit-if-refused")
+    async with proxy(tmp_path / "proxy", whole.engine.url, *options, policy=policy) as front:
+        assert await front.process.wait() == ExitCode.REFUSED
+
+
+async def test_a_gpu_of_another_capture_is_refused_by_its_nonce_alone(whole: Whole, tmp_path: Path) -> None:
+    whole.machine.captured = OTHER_NONCE
+    try:
+        assert set(await refusal(tmp_path, whole.engine, whole.policy)) == {"gpu nonce"}
+    finally:
+        whole.machine.captured = None
+
+
+async def test_a_gpu_that_the_policy_does_not_speak_of_is_refused(whole: Whole, tmp_path: Path) -> None:
+    assert set(await refusal(tmp_path, whole.engine, written(tmp_path / "policy", SNP_RULES, "snp"))) == {"devices"}
+
+
+# --- TDX
+
+
+async def test_a_tdx_machine_is_accepted_by_its_policy_and_refused_without_a_gpu_or_under_other_rules(
+    tmp_path: Path,
+) -> None:
+    policy = written(tmp_path / "policy", TDX_RULES, "tdx")
+    with_gpu = written(tmp_path / "gpu", TDX_RULES + GPU_RULES, "tdx")
+    vendors = written(tmp_path / "vendors", TDX_RULES)
+    snp = written(tmp_path / "snp", SNP_RULES)
+    async with running(tmp_path, Forged(INTEL), policy) as behind, aiohttp.ClientSession() as session:
+        async with proxy(tmp_path / "proxy", behind.url, *offline(tmp_path), policy=policy) as front:
+            await until_ready(front)
+            status, answer = await transcribed(session, front)
+            lines = (await attestation(session, front))["engine"]["checks"]
+        assert (status, answer["text"]) == (200, SAID)
+        assert {check["status"] for check in lines if check["name"] in ("tdx root", "tdx authenticity")} == {"pass"}
+        assert set(await refusal(tmp_path, behind, with_gpu)) == {"devices"}
+        assert "tdx root" in await refusal(tmp_path, behind, vendors)
+        assert set(await refusal(tmp_path, behind, snp)) == {"evidence kind"}
+
+
+# --- engines that do not meet their own policy
+
+
+OTHER_IMAGE = SNP_RULES.replace(MEASUREMENT.hex(), "ab" * 48)
+
+
+@pytest.mark.parametrize(
+    ("machine", "rules", "roots", "failing"),
+    [
+        pytest.param(
+            Forged(AMD),
+            OTHER_IMAGE + "[statement]\nrequire_api_keys = true\n",
+            ("snp",),
+            ["snp measurement", "api keys"],
+            id="another image, and no API keys",
+        ),
+        pytest.param(Forged(AMD), SNP_RULES + GPU_RULES, ("snp",), ["devices"], id="no GPU"),
+        pytest.param(Forged(INTEL), TDX_RULES, (), ["tdx root"], id="the vendors' roots"),
+    ],
+)
+async def test_an_engine_that_its_own_policy_refuses_ends_with_10_and_every_reason(
+    tmp_path: Path, machine: Forged, rules: str, roots: tuple[str, ...], failing: list[str]
+) -> None:
+    policy = written(tmp_path / "policy", rules, *roots)
+    async with running(tmp_path, machine, policy, wait=False) as behind:
+        assert await behind.process.wait() == ExitCode.REFUSED
+    told = [json.loads(line) for line in behind.printed().splitlines()]
+    assert [entry["check"] for entry in told if entry["event"] == "self_check_failed"] == failing
+    assert told[-1]["event"] == "not_serving"
