@@ -18,7 +18,6 @@ from aiohttp import web
 from attestation import insecure
 from attestation.attester import Attester, EvidenceDesk, as_collected
 from attestation.channel.keyconfig import KeyConfig
-from attestation.document import WELL_KNOWN_PATH, parse_nonce
 from attestation.errors import AttestationError, EvidenceError, FetchError, RefusedError
 from attestation.http import Address, listening
 from attestation.insecure import InsecureAttester
@@ -38,6 +37,7 @@ from engine.backends.vllm import AttachedVllm, VllmTranscriber
 from engine.backends.vllm_aligner import Aligner
 from engine.backends.vllm_server import Serving
 from engine.endorsements import REFRESH_S, Endorsements, open_endorsements
+from engine.endpoints import EngineState, public_app, status_app
 from engine.gateway import Gateway, outer_error
 from engine.key_file import KeyFile
 from engine.keys import KeyRing
@@ -62,23 +62,6 @@ CUT_S = 0.5
 
 Act = Callable[[], Awaitable[None] | None]
 """What a timer does."""
-
-
-@dataclass(slots=True)
-class EngineState:
-    """What the listeners look at to say how the engine is."""
-
-    transcriber: Transcriber
-    telemetry: Telemetry
-    draining: bool = False
-    serving: bool = False
-
-    def not_ready_because(self) -> str | None:
-        if self.draining:
-            return "draining"
-        if not self.serving:
-            return "starting"
-        return None if self.transcriber.ready else "the speech backend is not ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +146,7 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
     telemetry.gateway.insecure.set(int(settings.insecure_evidence))
     telemetry.gateway.backend_ready.set_function(lambda: float(transcriber.ready))
     async with AsyncExitStack() as stack:
-        status_address = await stack.enter_async_context(_listening(_status_app(state), settings.status_listen))
+        status_address = await stack.enter_async_context(_listening(status_app(state), settings.status_listen))
         policy = read_policy(settings.policy) if settings.policy else None
         catalogue = await _catalogue(settings, transcriber)
         ring = KeyRing(
@@ -181,7 +164,7 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
         authority = await stack.enter_async_context(_authority(settings, parts))
         application = _application(settings, catalogue, pipeline, telemetry, authority)
         gateway = _gateway(ring, application, telemetry, parts)
-        app = _public_app(gateway, desk, ring, telemetry, parts.clock)
+        app = public_app(gateway, desk, ring, telemetry, parts.clock)
         timers: dict[Act, float] = {
             lambda: ring.expire(parts.clock()): parts.key_timer_s,
             _closing_windows(telemetry, transcriber, settings): parts.window_s,
@@ -390,61 +373,6 @@ def _gateway(ring: KeyRing, application: SpeechApplication, telemetry: Telemetry
         heartbeat_s=parts.heartbeat_s,
         clock=parts.clock,
     )
-
-
-def _public_app(
-    gateway: Gateway, desk: EvidenceDesk, ring: KeyRing, telemetry: Telemetry, clock: Callable[[], float]
-) -> web.Application:
-    telemetry.gateway.key_expiry.set_function(lambda: ring.current(clock()).retires_at)
-
-    async def attest(request: web.Request) -> web.Response:
-        outcome, response = await _attest(desk, request)
-        telemetry.gateway.attestations.labels(outcome=outcome).inc()
-        return response
-
-    app = web.Application(client_max_size=1024)
-    app.router.add_post("/ohttp/{digest:[0-9a-f]{32}}", gateway.post)
-    app.router.add_post("/.well-known/ohttp-gateway", gateway.post)
-    app.router.add_get("/.well-known/ohttp-gateway", gateway.get_keys)
-    app.router.add_get(WELL_KNOWN_PATH, attest)
-    return app
-
-
-async def _attest(desk: EvidenceDesk, request: web.Request) -> tuple[str, web.Response]:
-    try:
-        nonce = parse_nonce(request.query.get("nonce"))
-    except ValueError:
-        return "bad_nonce", outer_error(400)
-    try:
-        document = await desk.document(nonce, request.remote or "")
-    except AttestationError as exc:
-        _log.error("attestation_failed", error=type(exc).__name__, detail=str(exc))
-        return "failed", outer_error(503)
-    if document is None:
-        return "busy", outer_error(503)
-    headers = {"Cache-Control": "no-store"}
-    return "attested", web.Response(body=document.encode(), content_type="application/json", headers=headers)
-
-
-def _status_app(state: EngineState) -> web.Application:
-    async def livez(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def readyz(_: web.Request) -> web.Response:
-        reason = state.not_ready_because()
-        return web.Response(status=503 if reason else 200, text=f"{reason or 'ok'}\n")
-
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=state.telemetry.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
-
-    app = web.Application()
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/healthz", readyz)
-    app.router.add_get("/metrics", metrics)
-    return app
 
 
 @asynccontextmanager

@@ -84,11 +84,12 @@ class EngineVerifier:
         """Verify the engine now. Raises AttestationError."""
         policy, nonce = self.policy, Nonce(secrets.token_bytes(NONCE_BYTES))
         document = await self._fetch(nonce)
-        now = self._clock().replace(microsecond=0)  # a bundle keeps whole seconds, and must judge the same
-        obtained = await self._store.obtain(
-            partial(needs, document, policy, now=now), document.collateral, questions(document, policy)
-        )
+        wanted = partial(needs, document, policy, now=self._clock())
+        obtained = await self._store.obtain(wanted, document.collateral, questions(document, policy))
         document = replace(document, collateral=obtained.collateral)
+        # After waiting for vendors, whose newest pieces may be seconds old; a bundle keeps whole seconds and must judge
+        # the same.
+        now = self._clock().replace(microsecond=0)
         # Milliseconds for one GPU, but an event loop has other requests to serve.
         result = await asyncio.to_thread(verify, document, policy, obtained.collateral, expected=nonce, now=now)
         await self._note_down(result, policy)

@@ -21,9 +21,10 @@ from attestation.program import ExitCode
 from attestation.statement import Statement, parse_statement, report_data
 from engine import app as engine_app
 from engine.api_keys import ApiKey, ApiKeys, digest
-from engine.app import EngineParts, EngineState, RunningEngine, running_engine, serve
+from engine.app import EngineParts, RunningEngine, running_engine, serve
 from engine.authority import KeyHolders
 from engine.backends.vllm import AttachedVllm
+from engine.endpoints import EngineState
 from engine.key_file import edit_keys
 from engine.keys import CLOCK_GRACE_S
 from engine.settings import MAX_REQUEST_BYTES, EngineSettings
