@@ -90,7 +90,7 @@ def check_line(number: int, check: Check) -> Text:
     """One numbered line."""
     alarming = check.name == "machine" and check.detail == insecure.WARNING
     style = ALARM if alarming else STYLES[check.status]
-    return Text(f"{number:>3}  {check.status:<4}  {check.name:<17}  {visible(check.detail)}", style)
+    return Text(f"{number:>3}  {check.status:<4}  {check.name:<24}  {visible(check.detail)}", style)
 
 
 def _conclusion(verdict: Verdict) -> Text:
