@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 logs=$(mktemp -d)
 trap 'kill $engine $proxy 2>/dev/null; wait 2>/dev/null; rm -rf "$logs"' EXIT
 
-sottovoce-engine serve --insecure-evidence --model nano=tests/checkpoints/nano/ct2 2>"$logs/engine" &
+sottovoce-engine serve --insecure-evidence --model nano=tests/checkpoints/nano/ct2 --alias whisper-1=nano 2>"$logs/engine" &
 engine=$!
 sottovoce proxy --engine http://127.0.0.1:8800 --policy examples/insecure-policy.toml 2>"$logs/proxy" &
 proxy=$!
