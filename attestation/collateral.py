@@ -201,10 +201,12 @@ class CollateralStore:
     async def _piece(self, key: CollateralKey, sent: bytes | None, question: bytes | None) -> Piece | None:
         """The first fresh one; without any, the one that was fresh for longest."""
         now = self.clock()
-        candidates = [Piece(sent, now)] if sent is not None and key.kind not in UNSIGNED else []
         async with self._fetching.setdefault(key, asyncio.Lock()):
-            if (cached := await asyncio.to_thread(self.cache.get, key)) is not None:
-                candidates.append(cached)
+            # What a vendor gave us goes first: the engine's may be one from before a revocation, and still in date.
+            cached = await asyncio.to_thread(self.cache.get, key)
+            candidates = [cached] if cached is not None else []
+            if sent is not None and not self._must_ask(key, question):
+                candidates.append(Piece(sent, now))
             for piece in candidates:
                 if _is_fresh(key, piece, now):
                     return piece
@@ -214,6 +216,10 @@ class CollateralStore:
             if best is not None and best is fetched:
                 await asyncio.to_thread(self.cache.put, key, best)
         return best
+
+    def _must_ask(self, key: CollateralKey, question: bytes | None) -> bool:
+        """Whether the engine's word is not enough: of keys that nobody signed, and of a verdict that names no device."""
+        return key.kind in UNSIGNED or (key.kind in ASKED_ONCE and question is not None and self.ask is not None)
 
     async def _fetch(self, key: CollateralKey, question: bytes | None, now: datetime) -> Piece | None:
         failures = self._failures.get(_subject(key))

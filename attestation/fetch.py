@@ -55,7 +55,8 @@ async def fetch_document(
         ):
             if response.status != 200:
                 raise FetchError(f"the engine answered {response.status} to a request for its attestation")
-            return parse_document(await read_bounded(response.content, MAX_DOCUMENT_BYTES))
+            data = await read_bounded(response.content, MAX_DOCUMENT_BYTES)
+            return await asyncio.to_thread(parse_document, data)  # megabytes of it would hold everybody else up
     except (aiohttp.ClientError, OSError, TimeoutError) as exc:
         raise FetchError(f"the engine cannot be reached ({_reason(exc)})") from exc
 

@@ -14,6 +14,9 @@ from typing import Any, NoReturn
 
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 32
+MAX_COMMAS = 20_000
+"""Values are separated by commas, so this bounds their number. A document has hundreds, Intel's collateral thousands;
+a megabyte of empty objects would take seconds and gigabytes to be told what each of them lacks."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -22,6 +25,8 @@ def loads(data: bytes, *, max_bytes: int) -> Any:
     """Parse `data`. Raises ValueError, whose message never quotes the input."""
     if len(data) > max_bytes:
         raise ValueError(f"longer than {max_bytes} bytes")
+    if data.count(b",") > MAX_COMMAS:
+        raise ValueError("too many values")
     try:
         value = json.loads(
             data.decode("utf-8"),

@@ -2,6 +2,7 @@
 
 The steps, in order; each is one or more lines of the result:
 
+0. policy        it is in force, where it has an expiry
 1. freshness     the document answers our nonce
 2. evidence      its kind is one that the policy accepts, it is authentic, and the machine is acceptable
 3. binding       the evidence carries the report_data computed from nonces, statement and device evidence
@@ -33,7 +34,7 @@ from attestation.channel.keyconfig import KeyConfig
 from attestation.document import AttestationDocument
 from attestation.errors import ChannelError, RefusedError
 from attestation.gpu import appraise as gpu
-from attestation.policy import ModelPolicy, Policy, StatementPolicy
+from attestation.policy import ModelPolicy, Policy, Release, StatementPolicy
 from attestation.snp import appraise as snp
 from attestation.statement import EffectiveConfig, Statement, gpu_nonce, parse_statement, report_data
 from attestation.tdx import appraise as tdx
@@ -88,6 +89,7 @@ def verify(
     machine = _machine(document, policy, collateral, now)
     devices = _devices(document, policy, collateral, now)
     checks = (
+        *_in_force(policy.release, now),
         *_freshness(document, expected),
         *machine.checks,
         *devices.checks,
@@ -139,6 +141,17 @@ def questions(document: AttestationDocument, policy: Policy) -> Mapping[Collater
     if policy.gpu is None or not document.device_evidence:
         return {}
     return gpu.questions(document.device_evidence, policy.gpu, nonce=_device_nonce(document))
+
+
+def _in_force(release: Release | None, now: datetime) -> Iterator[Check]:
+    """A policy that expired while it was in use accepts nobody, and says so."""
+    if release is not None:
+        yield judged(
+            "policy",
+            now < release.expires,
+            f"in force until {release.expires:%Y-%m-%dT%H:%M:%SZ}",
+            f"the policy expired at {release.expires:%Y-%m-%dT%H:%M:%SZ}",
+        )
 
 
 def _freshness(document: AttestationDocument, expected: Nonce) -> Iterator[Check]:
@@ -229,7 +242,7 @@ def _lifetime(statement: Statement, policy: StatementPolicy, now: datetime) -> I
 
 def _keys(statement: Statement) -> Iterator[Check]:
     # A configuration that we do not understand is for others (RFC 9458 section 3.2); the engine needs one that we do.
-    digests = [config.path_digest for config in statement.ohttp_keys if _usable(config)]
+    digests = [config.path_digest for config in statement.ohttp_keys if is_usable(config)]
     yield judged(
         "keys",
         bool(digests),
@@ -238,7 +251,8 @@ def _keys(statement: Statement) -> Iterator[Check]:
     )
 
 
-def _usable(config: KeyConfig) -> bool:
+def is_usable(config: KeyConfig) -> bool:
+    """Whether a key configuration offers a suite that we support."""
     try:
         config.preferred_suite()
     except ChannelError:

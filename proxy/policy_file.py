@@ -33,6 +33,7 @@ class PolicyFile:
         self._trust = trust
         self._clock = clock
         self._seen = self._stamp()
+        self._told: _Stamp | None = None
         self.policy = load_policy(path, trust, now=clock())
 
     async def watch(self, act: Callable[[Policy], None], nap: Callable[[float], Awaitable[None]]) -> None:
@@ -46,12 +47,15 @@ class PolicyFile:
         """The policy if there is a new one that may be used."""
         if (stamp := self._stamp()) == self._seen:
             return None
-        self._seen = stamp
         try:
             policy = load_policy(self._path, self._trust, now=self._clock())
         except PolicyError as exc:
-            _log.error("policy_not_reloaded", detail=str(exc))
+            # Told once, and tried again: a full disk or a wrong clock passes, and the new policy may be the stricter.
+            if stamp != self._told:
+                _log.error("policy_not_reloaded", detail=str(exc))
+            self._told = stamp
             return None
+        self._seen = stamp
         if policy.is_insecure and not self.policy.is_insecure:
             # What guards development evidence was decided at the start: to whom connections may go.
             _log.error("policy_not_reloaded", detail="it accepts development evidence; start the proxy with it instead")

@@ -196,7 +196,10 @@ class Relay:
         if status == 422:
             self._telemetry.key_mismatch()
         if status == 501 and attempt.incremental:
-            following = replace(attempt, incremental=False)
+            # Asked anew: while the body came, the key may have expired, or another policy may have been put in force.
+            engine = await self._trust.engine()
+            key = attempt.key if attempt.key.digest in engine.digests else engine.choose_key()
+            following = replace(attempt, engine=engine, key=key, incremental=False)
         elif status == 422 and not attempt.reverified:
             engine = await self._trust.after_mismatch(attempt.key)
             following = replace(attempt, engine=engine, key=engine.choose_key(), reverified=True)

@@ -218,7 +218,10 @@ class Trust:
         if self._held is None:
             return verified_at
         share = RENEW_AFTER * _jitter(0.95, 1.05)
-        return verified_at + share * (self._held.result.expires_at - verified_at)
+        in_time = verified_at + share * (self._held.result.expires_at - verified_at)
+        return max(
+            in_time, verified_at + timedelta(seconds=BACKOFF_S)
+        )  # a trust that is over at once is no reason to hurry
 
 
 def _backoff_s(failures: int) -> float:

@@ -19,7 +19,7 @@ from attestation.errors import AttestationError
 from attestation.log import AcceptedIdentity, IdentityLog
 from attestation.policy import Policy
 from attestation.types import NONCE_BYTES, Nonce
-from attestation.verify import AttestationResult, needs, questions, verify
+from attestation.verify import AttestationResult, is_usable, needs, questions, verify
 from proxy.telemetry import Telemetry
 
 _log = structlog.get_logger(__name__)
@@ -49,8 +49,8 @@ class AttestedEngine:
         return frozenset(config.digest for config in self.result.statement.ohttp_keys)
 
     def choose_key(self) -> KeyConfig:
-        """Any key of the statement: each belongs to one worker process, and load spreads over them."""
-        return secrets.choice(self.result.statement.ohttp_keys)
+        """Any key that we can seal to: each belongs to one worker process, and load spreads over them."""
+        return secrets.choice([config for config in self.result.statement.ohttp_keys if is_usable(config)])
 
 
 class EngineVerifier:

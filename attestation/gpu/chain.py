@@ -122,6 +122,8 @@ def read_chain(pem: bytes) -> DeviceChain:
         certificates = tuple(x509.load_pem_x509_certificates(pem))
         if len(certificates) != CHAIN_LENGTH:
             raise EvidenceError(f"the chain has {len(certificates)} certificates, not {CHAIN_LENGTH}")
+        for certificate in certificates:
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc  # read late, and a year 0 is none
         leaf, brom = certificates[_LEAF], certificates[_BROM]
         chip, architecture = _chip(leaf)
         return DeviceChain(

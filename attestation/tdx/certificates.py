@@ -50,6 +50,7 @@ def read_chain(pem: bytes, *, length: int) -> Chain:
         linked = all(below.issuer == above.subject for below, above in pairs)
         for certificate in chain:
             certificate.public_key()
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc  # read late, and a year 0 is none
     except _UNREADABLE:
         raise EvidenceError("a certificate chain is not certificates in PEM") from None
     if pem.replace(b"\r\n", b"\n").strip(b"\n") != written.strip(b"\n"):

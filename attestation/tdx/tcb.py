@@ -57,7 +57,8 @@ def _advisories(levels: dict[str, TcbLevel], policy: TdxPolicy) -> Check:
     name = "tdx tcb advisories"
     if NEEDS_ADVISORIES.isdisjoint(policy.tcb_statuses):
         return skipped(name, "the policy accepts no status that rests on advisories")
-    resting = [level for level in levels.values() if level.status in NEEDS_ADVISORIES]
+    # A level that is also out of date hides in its status that it rests on advisories: all but the newest are asked.
+    resting = [level for level in levels.values() if level.status is not TcbStatus.UP_TO_DATE]
     if not resting:
         return skipped(name, "no status rests on advisories")
     found = sorted({advisory for level in resting for advisory in level.advisories})

@@ -175,6 +175,22 @@ async def test_what_was_sent_is_used_while_it_is_fresh_and_nobody_is_asked(world
     assert world.vendors.asked == []
 
 
+async def test_what_a_vendor_gave_goes_before_what_was_sent(world: World) -> None:
+    store = world.store()
+    world.vendors.published[CRL] = FRESH
+    assert await _obtain(store, CRL) == FRESH
+    assert await _obtain(store, CRL, YOUNG) == FRESH  # it may be older, and from before a revocation
+
+
+async def test_a_verdict_of_nvidia_is_taken_from_the_engine_only_where_nobody_can_be_asked(world: World) -> None:
+    key = nras.key("gpu", NONCE)
+    sent, asked = b'["sent"]', {key: b"question"}
+    offline = await world.store(offline=True).obtain(_wanting(key), {key: sent}, asked)
+    assert offline.collateral == {key: sent}
+    online = await world.store().obtain(_wanting(key), {key: sent}, asked)
+    assert online.collateral.get(key) != sent
+
+
 async def test_in_place_of_a_stale_one_that_was_sent_the_cache_then_the_vendor_is_asked(world: World) -> None:
     store = world.store()
     world.vendors.published[CRL] = FRESH

@@ -67,3 +67,10 @@ _VALUES = st.recursive(
 @given(_VALUES, st.booleans())
 def test_what_is_unambiguous_is_read_as_it_was_written(value: object, ascii_only: bool) -> None:
     assert strictjson.loads(json.dumps(value, ensure_ascii=ascii_only).encode(), max_bytes=1_000_000) == value
+
+
+def test_more_values_than_any_document_has_are_refused_before_they_are_read() -> None:
+    fits = b"[" + b"{}," * strictjson.MAX_COMMAS + b"{}]"
+    assert len(strictjson.loads(fits, max_bytes=len(fits))) == strictjson.MAX_COMMAS + 1
+    with pytest.raises(ValueError, match="too many values"):
+        strictjson.loads(b"[{}," + fits[1:], max_bytes=2 * len(fits))

@@ -361,3 +361,8 @@ def test_nothing_is_accepted_for_longer_than_the_policy_itself() -> None:
 def test_a_time_without_a_zone_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="zone"):
         _verify(attested(), now=NOW.replace(tzinfo=None))
+
+
+def test_a_policy_that_expired_in_use_accepts_nobody_and_says_so() -> None:
+    release = Release(version=1, expires=NOW)
+    assert _failed(attested(), replace(STRICT_POLICY, release=release)) == ["policy"]

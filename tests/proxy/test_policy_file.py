@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
@@ -104,6 +104,18 @@ def test_a_policy_that_cannot_be_used_leaves_the_old_one_in_force(tmp_path: Path
     assert _events(log) == ["policy_not_reloaded"]
     written(tmp_path, OTHER_SNP)
     assert file.changed() is not None
+
+
+def test_a_policy_that_could_not_be_used_for_a_while_is_tried_again(tmp_path: Path, log: LogCapture) -> None:
+    path = written(tmp_path, SNP)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    file = PolicyFile(path, PolicyTrust(), lambda: now)
+    written(tmp_path, OTHER_SNP + release(expires="2026-06-01T00:00:00Z"))
+    now = datetime(2026, 7, 1, tzinfo=UTC)  # a clock that is wrong
+    assert file.changed() is None
+    now = datetime(2026, 2, 1, tzinfo=UTC)
+    assert file.changed() is not None
+    assert _events(log) == ["policy_not_reloaded", "policy_reloaded"]
 
 
 def test_a_policy_that_is_gone_leaves_the_old_one_in_force(tmp_path: Path, log: LogCapture) -> None:

@@ -16,6 +16,8 @@ from attestation.channel.ohttp import REQUEST_MEDIA_TYPE, RESPONSE_MEDIA_TYPE, R
 from attestation.channel.padding import padme
 from proxy import endpoints
 from proxy.app import RunningProxy
+from proxy.errors import ErrorCode, ProxyError
+from proxy.verifier import AttestedEngine
 from tests.proxy.conftest import StartProxy, url_of
 from tests.proxy.fake_engine import (
     DELTA,
@@ -239,6 +241,24 @@ async def test_without_incremental_forwarding_it_is_tried_once_without_the_heade
     assert second.outer_headers == tuple(field for field in first.outer_headers if field[0] != "Incremental")
     assert bytes(second.content) == AUDIO
     assert metric(proxy, "retries_total", reason="not_incremental") == 1
+
+
+async def test_the_second_attempt_is_not_sealed_to_a_key_that_was_dropped_meanwhile(
+    app: aiohttp.ClientSession, engine: FakeEngine, proxy: RunningProxy
+) -> None:
+    await post(app)
+    held = proxy.trust.held
+    assert held is not None
+
+    async def dropped() -> AttestedEngine:
+        if len(engine.received) < 2:
+            return held
+        raise ProxyError(ErrorCode.ATTESTATION_REFUSED)
+
+    engine.scripts.append(outer(501))
+    proxy.trust.engine = dropped  # type: ignore[method-assign]
+    assert (await code_of(app))[:2] == (502, "attestation_refused")
+    assert len(engine.received) == 2
 
 
 async def test_a_second_501_is_final(app: aiohttp.ClientSession, engine: FakeEngine) -> None:

@@ -24,6 +24,7 @@ from attestation.types import Nonce
 from tests.attestation.gpu import forge
 from tests.attestation.gpu.forge import FWID, NOW, NVIDIA, ROOTS, Chip, certify, pem
 from tests.attestation.gpu.forge_rim import END, START, Party
+from tests.attestation.years import LAST, in_year_zero
 
 CHIP = Chip.make()
 NONCE = Nonce(bytes(32))
@@ -256,3 +257,8 @@ def test_whatever_comes_is_refused(noise: bytes, depth: int) -> None:
     chain[depth] = chain[depth][:at] + noise + chain[depth][at + len(noise) + 1 :]
     with pytest.raises(EvidenceError):
         _verify(b"".join(map(_armoured, chain)))
+
+
+def test_a_certificate_of_the_year_zero_cannot_be_read() -> None:
+    with pytest.raises(EvidenceError, match="cannot be read"):
+        read_chain(in_year_zero(Chip.make(end=LAST).certificate))

@@ -20,6 +20,7 @@ from attestation.tdx.certificates import (
 )
 from tests.attestation.tdx.forge import NAMES, NOW, ForgedIntel
 from tests.attestation.tdx.refusals import is_tellable, refusal_of
+from tests.attestation.years import LAST, in_year_zero
 
 INTEL = ForgedIntel()
 PEM = INTEL.pem("pck", "platform", "root").encode()
@@ -104,3 +105,11 @@ def test_spoilt_pem_is_read_or_refused_and_nothing_else(pem: bytes, at: int, spo
 @given(st.integers(0, len(CRL)), st.binary(max_size=20))
 def test_a_spoilt_revocation_list_is_read_or_refused_and_nothing_else(at: int, spoilt: bytes) -> None:
     assert is_tellable(refusal_of(lambda: crl_window(CRL[:at] + spoilt + CRL[at + len(spoilt) :])))
+
+
+def test_a_certificate_of_the_year_zero_cannot_be_read() -> None:
+    role = "root"
+    pem = ForgedIntel(ends={role: LAST}).pem(role).encode()
+    assert read_chain(pem, length=1)
+    with pytest.raises(EvidenceError, match="not certificates"):
+        read_chain(in_year_zero(pem), length=1)
