@@ -1,8 +1,9 @@
-"""What collateral is at hand, and where else can we get it? First what the engine sent, then a cache, then the vendor.
+"""What collateral is at hand, and where else can we get it? First a cache, then what the engine sent, then the vendor.
 
 Nearly everything here is signed by somebody else and judged later, so a file that was changed, or a service that lies,
 can make a verification fail and never make it pass. What nobody signs, NRAS's keys, is had from its vendor only, and
-forgotten when the program ends.
+forgotten when the program ends. Only an old piece that is still in date can be passed off as the newest: what a vendor
+gave us goes first, and a policy bounds the age of the rest.
 
 A piece is asked for again after its next update, and most kinds after a day; until a newer one is had the old one is
 handed on, for how stale is too stale is the policy's question. What cannot be had is not asked for again for a while,
@@ -218,7 +219,7 @@ class CollateralStore:
         return best
 
     def _must_ask(self, key: CollateralKey, question: bytes | None) -> bool:
-        """Whether the engine's word is not enough: of keys that nobody signed, and of a verdict that names no device."""
+        """Whether the engine's word is not enough: for keys that nobody signed, and a verdict that names no device."""
         return key.kind in UNSIGNED or (key.kind in ASKED_ONCE and question is not None and self.ask is not None)
 
     async def _fetch(self, key: CollateralKey, question: bytes | None, now: datetime) -> Piece | None:
