@@ -6,9 +6,11 @@ import ctypes.util
 import io
 import wave
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
+from multiprocessing import get_context
 
 import numpy as np
 import numpy.typing as npt
@@ -69,22 +71,24 @@ def record(language: str, *sentences: str, pause_s: float = 2.5) -> Recording:
     return Recording(sentences, tuple(times), np.concatenate(pieces).astype("<i2").tobytes())
 
 
+@cache
 def _say(sentence: str, language: str) -> tuple[Samples, Sequence[tuple[float, float]]]:
-    voice = _voice()
-    said = voice.say(sentence.split(), VOICES[language], rate=150, pitch=50)
-    assert said is not None, "words that this voice does not run together are wanted"
-    raw, starts_s = said
-    loud = np.flatnonzero(np.abs(raw.astype(np.int32)) > 0.01 * np.abs(raw.astype(np.int32)).max()) / voice.rate_hz
+    # A process for each sentence: how libespeak-ng says one depends on all that it has said before.
+    need(ctypes.util.find_library("espeak-ng") is not None, "libespeak-ng")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        raw, starts_s, rate_hz = process.submit(_say_first, sentence, language).result()
+    loud = np.flatnonzero(np.abs(raw.astype(np.int32)) > 0.01 * np.abs(raw.astype(np.int32)).max()) / rate_hz
     bounds = [max(starts_s[0], float(loud[0])), *starts_s[1:], float(loud[-1])]
-    moments = np.arange(len(raw) * SAMPLE_RATE_HZ // voice.rate_hz) * voice.rate_hz / SAMPLE_RATE_HZ
+    moments = np.arange(len(raw) * SAMPLE_RATE_HZ // rate_hz) * rate_hz / SAMPLE_RATE_HZ
     samples = np.interp(moments, np.arange(len(raw)), raw).astype(np.int16)
     return samples, list(pairwise(bounds))
 
 
-@cache
-def _voice() -> Synthesiser:
-    need(ctypes.util.find_library("espeak-ng") is not None, "libespeak-ng")
-    return Synthesiser(LIBRARY)
+def _say_first(sentence: str, language: str) -> tuple[Samples, list[float], int]:
+    voice = Synthesiser(LIBRARY)
+    said = voice.say(sentence.split(), VOICES[language], rate=150, pitch=50)
+    assert said is not None, "words that this voice does not run together are wanted"
+    return *said, voice.rate_hz
 
 
 def _silence(seconds: float) -> Samples:

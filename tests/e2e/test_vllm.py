@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +27,7 @@ from tests.e2e.processes import RECORDING, SAID, Program, proxy, until_ready
 from tests.engine.backends.real_vllm import LIMIT_S, VllmEngine, find_vllm
 from tests.engine.backends.test_faster_whisper import is_gone
 from tests.speaker import Recording, record
+from tests.word_errors import word_errors
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -33,14 +35,14 @@ SENTENCES = {
     "en": (
         *(
             "good morning my blue bird",
-            "please close the garden door",
+            "please open the garden door",
             "seven black horse",
             "the city is red and yellow",
         ),
         *("open the window", "milk bread and water", "my house is green", "zero four nine two"),
     ),
     "de": (
-        *("sieben schwarz katze", "vier fünf acht drei", "wasser brot tisch fenster", "hund vogel pferd"),
+        *("sieben schwarz katze", "vier fünf acht drei", "wasser brot tisch fenster", "hund vogel katze"),
         *("fluss stadt berg nacht", "geld rot grün gelb"),
     ),
     "es": (
@@ -154,6 +156,44 @@ async def test_subtitles_stand_where_the_sentences_are(served: Served, format_: 
 
 def _seconds(hours: str, minutes: str, seconds: str, thousandths: str) -> float:
     return (int(hours) * 60 + int(minutes)) * 60 + int(seconds) + int(thousandths) / 1000
+
+
+# --- long silences
+
+SILENCE_S = 20.0
+SENTENCES_IN_LONG = 14
+MORE_ERRORS = 1
+"""How many words the long recording may get wrong beyond those of its sentences alone: where a clip begins may differ
+by a window of silence, which a model can notice."""
+
+
+async def test_long_silences_cost_no_word_and_invent_none(served: Served) -> None:
+    recording = record("en", *islice(cycle(SENTENCES["en"]), SENTENCES_IN_LONG), pause_s=SILENCE_S)
+    apart = {one: json.loads(await served.post(record("en", one).wav))["text"].split() for one in SENTENCES["en"]}
+    async with served.client as client:
+        answer = await client.audio.transcriptions.create(
+            model="nano",
+            file=("long.wav", recording.wav),
+            language="en",
+            response_format="verbose_json",
+            timestamp_granularities=["word", "segment"],
+        )
+    in_pieces = sum(word_errors(one.split(), apart[one]) for one in recording.sentences)
+    assert answer.duration > 300
+    assert word_errors(recording.words, answer.text.split()) <= in_pieces + MORE_ERRORS
+
+    words, segments = answer.words or [], answer.segments or []
+    assert " ".join(word.word for word in words) == answer.text
+    times = [(one.start, one.end) for one in words] + [(one.start, one.end) for one in segments]
+    assert [time for time in times if not is_in_speech(time, recording)] == []
+    edges = [edge for word in words for edge in (word.start, word.end)]
+    assert edges == sorted(edges)
+    assert [segment.id for segment in segments] == [*range(len(recording.sentences))], "one for each, each once"
+
+
+def is_in_speech(time: tuple[float, float], recording: Recording) -> bool:
+    start_s, end_s = time
+    return any(first - NEAR_S <= start_s <= end_s <= last + NEAR_S for first, last in recording.sentence_times_s)
 
 
 # --- text

@@ -6,7 +6,6 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -158,17 +157,23 @@ async def test_a_translation_is_aligned_as_one(transcriber: FasterWhisperTranscr
 # --- times, as an app gets them
 
 SENTENCES = {
-    "en": ("good morning my blue bird", "please close the garden door", "seven black horse", "open the window"),
+    "en": ("good morning my blue bird", "please open the garden door", "seven black horse", "open the window"),
     "de": ("sieben schwarz katze", "wasser brot tisch fenster", "fluss stadt berg nacht"),
     "es": ("uno dos tres cuatro", "agua pan mesa ventana", "perro río ciudad"),
     "fr": ("maison rouge fenêtre", "rivière ville oiseau cheval", "montagne nuit argent porte"),
 }
 
 
-@needs_espeak
-async def test_words_are_where_they_were_said(transcriber: FasterWhisperTranscriber, tmp_path: Path) -> None:
+@pytest.fixture
+async def decoder() -> AsyncIterator[AudioDecoder]:
     decoder = AudioDecoder()
     await decoder.start()
+    yield decoder
+    await decoder.close()
+
+
+@needs_espeak
+async def test_words_are_where_they_were_said(transcriber: FasterWhisperTranscriber, decoder: AudioDecoder) -> None:
     pipeline = SpeechPipeline(transcriber, decoder, slots=1)
     errors: list[float] = []
     for language, sentences in SENTENCES.items():
@@ -185,5 +190,4 @@ async def test_words_are_where_they_were_said(transcriber: FasterWhisperTranscri
         assert tuple(word.text for word in words) == recording.words
         for word, (start_s, end_s) in zip(words, recording.times_s, strict=True):
             errors.append(max(abs(word.start_s - start_s), abs(word.end_s - end_s)))
-    await decoder.close()
     assert sum(error <= 0.2 for error in errors) / len(errors) >= 0.95, f"median error {median(errors):.3f} s"
