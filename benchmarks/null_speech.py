@@ -30,6 +30,7 @@ class NullTranscriber:
     plugins: tuple[str, ...] = ()
     word_timestamps = False
     logprobs = False
+    sampling: frozenset[str] = frozenset()
     slots = 64
     ready = True
 

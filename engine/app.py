@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -35,7 +36,8 @@ from engine.backends.faster_whisper import FasterWhisperTranscriber
 from engine.backends.readings import read_metrics
 from engine.backends.vllm import AttachedVllm, VllmTranscriber
 from engine.backends.vllm_aligner import Aligner
-from engine.backends.vllm_server import Serving
+from engine.backends.vllm_server import Serving, gpu_share
+from engine.checkpoint import read_abilities
 from engine.endorsements import REFRESH_S, Endorsements, open_endorsements
 from engine.endpoints import EngineState, public_app, status_app
 from engine.gateway import Gateway, outer_error
@@ -207,8 +209,22 @@ def _transcriber(settings: EngineSettings) -> Transcriber:
     return VllmTranscriber(
         models,
         program=settings.vllm_program,
-        serving=Serving(device=settings.device),
+        serving=_serving(settings),
         aligner=Aligner(models, program=settings.vllm_program, device=settings.align_device or settings.device),
+    )
+
+
+def _serving(settings: EngineSettings) -> Serving:
+    """vLLM's figures: those that were chosen, and for the others its defaults."""
+    chosen: dict[str, Any] = {
+        "max_num_seqs": settings.vllm_max_num_seqs,
+        "max_num_batched_tokens": settings.vllm_max_num_batched_tokens,
+        "audio_workers": settings.vllm_audio_workers,
+    }
+    return Serving(
+        device=settings.device,
+        gpu_memory_utilization=settings.vllm_gpu_memory_utilization or gpu_share(len(settings.models)),
+        **{name: value for name, value in chosen.items() if value is not None},
     )
 
 
@@ -292,13 +308,17 @@ async def _authority(settings: EngineSettings, parts: EngineParts) -> AsyncItera
 
 
 async def _catalogue(settings: EngineSettings, transcriber: Transcriber) -> ModelCatalogue:
+    abilities = {name: await asyncio.to_thread(read_abilities, path) for name, path in settings.models}
     models = tuple(
         ServedModel(
             name,
             created=int(path.stat().st_mtime),
             aliases=tuple(alias for alias, served in settings.aliases if served == name),
+            tasks=abilities[name].tasks,
+            languages=abilities[name].languages,
             word_timestamps=transcriber.word_timestamps,
             logprobs=transcriber.logprobs,
+            sampling=transcriber.sampling if settings.sampling_fields else frozenset(),
         )
         for name, path in settings.models
     )

@@ -216,8 +216,8 @@ class _SpeechExchange:
     async def _stream(self, audio: bytearray, request: TranscriptionRequest) -> Answer:
         pump = _Pump(self._events(audio, request), self._application.request_timeout_s)
         self._held.callback(pump.stop)
-        # What goes wrong before the first event can still have a status of its own.
-        first = await pump.next()
+        # What goes wrong until then can still have a status of its own; no app waits longer without a sign of life.
+        first = await pump.next_within(self._application.keepalive_s)
         headers = (_SSE, ("x-request-id", self._request_id), *allowance_headers(self._visit.allowance).items())
         return Answer(200, headers, _kept_alive(first, pump, self._application.keepalive_s))
 
@@ -279,20 +279,16 @@ class _Pump:
         finally:
             self._made.put_nowait(None)
 
-    async def next(self) -> bytes:
-        """The next event. Raises StopAsyncIteration after the last, and what the stream raised."""
-        return self._event(await self._made.get())
-
     async def next_within(self, period_s: float) -> bytes | None:
-        """The next event, or None when there is none for so long. Raises as `next` does."""
+        """The next event, or None when there is none for so long.
+
+        Raises StopAsyncIteration after the last, and what the stream raised.
+        """
         try:
             async with asyncio.timeout(period_s):
                 made = await self._made.get()
         except TimeoutError:
             return None
-        return self._event(made)
-
-    def _event(self, made: bytes | Exception | None) -> bytes:
         if made is None:
             raise StopAsyncIteration
         if isinstance(made, Exception):
@@ -303,15 +299,15 @@ class _Pump:
         self._task.cancel()
 
 
-async def _kept_alive(first: bytes, pump: _Pump, period_s: float) -> Events:
-    """`first` and what follows, with a comment whenever another `period_s` has gone by without an event."""
-    yield first
+async def _kept_alive(first: bytes | None, pump: _Pump, period_s: float) -> Events:
+    """`first` and what follows, with a comment (None) whenever another `period_s` has gone by without an event."""
+    event = first
     while True:
+        yield KEEP_ALIVE if event is None else event
         try:
             event = await pump.next_within(period_s)
         except StopAsyncIteration:
             return
-        yield KEEP_ALIVE if event is None else event
 
 
 def _models(application: SpeechApplication, head: Head, caller: Caller) -> Exchange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -20,6 +20,11 @@ from engine.types import MAX_FILE_BYTES
 
 MAX_REQUEST_BYTES = MAX_FILE_BYTES + 1024 * 1024
 """A whole inner request: the file, and a mebibyte for every other part."""
+
+ENCODER_TOKENS = 1500
+"""What vLLM counts for a clip's sound, which it hears in one step or not at all."""
+
+T = TypeVar("T", int, float)
 
 
 class BackendKind(StrEnum):
@@ -70,6 +75,7 @@ class EngineSettings(ProgramSettings):
     device: str = Field("cpu", description="Where the models run: cpu, cuda, or with faster-whisper auto.")
     compute_type: str = Field("default", description="CTranslate2 compute type of faster-whisper.")
     parallel_clips: int = Field(1, gt=0, description="Clips that faster-whisper works on at a time.")
+    sampling_fields: bool = Field(False, description="Pass seed, top_p and the like on to a backend that takes them.")
     vllm_program: str = Field("vllm", description="The vllm program, of an environment with this distribution in it.")
     align_device: str | None = Field(
         None,
@@ -82,6 +88,23 @@ class EngineSettings(ProgramSettings):
         None,
         validate_default=True,
         description="Loopback URL of a vLLM that runs already; confessed, and refused by the default policy.",
+    )
+    vllm_gpu_memory_utilization: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory for each model's vLLM; by default 0.9, divided by the number of models.",
+    )
+    vllm_max_num_seqs: int | None = Field(
+        None, gt=0, description="Clips that vLLM decodes at a time, of each model; by default 256."
+    )
+    vllm_max_num_batched_tokens: int | None = Field(
+        None,
+        ge=ENCODER_TOKENS,
+        description="Tokens that vLLM works on in one step, of which a clip's sound is 1500; by default 32768.",
+    )
+    vllm_audio_workers: int | None = Field(
+        None, gt=0, description="Threads in which a vLLM makes clips' spectrograms; by default 8."
     )
     insecure_evidence: bool = Field(
         False,
@@ -161,6 +184,26 @@ class EngineSettings(ProgramSettings):
         if given and len(info.data.get("model", ())) != 1:
             raise ValueError("attaching to a vLLM needs exactly one --model")
         return url
+
+    @field_validator(
+        "vllm_gpu_memory_utilization", "vllm_max_num_seqs", "vllm_max_num_batched_tokens", "vllm_audio_workers"
+    )
+    @classmethod
+    def _vllm_is_ours_to_tune(cls, value: T | None, info: ValidationInfo) -> T | None:
+        if value is not None and info.data.get("backend") is not BackendKind.VLLM:
+            raise ValueError("tuning vLLM needs --backend vllm")
+        if value is not None and (info.data.get("vllm_uds") or info.data.get("vllm_url")):
+            raise ValueError("a vLLM that runs already cannot be tuned")
+        return value
+
+    @field_validator("vllm_gpu_memory_utilization")
+    @classmethod
+    def _the_gpu_has_room(cls, share: float | None, info: ValidationInfo) -> float | None:
+        if share is not None and info.data.get("device") == "cpu":
+            raise ValueError("a share of a GPU needs --device cuda")
+        if share is not None and share * len(info.data.get("model", ())) > 1:
+            raise ValueError("the shares of all models together must be at most 1")
+        return share
 
     @field_validator("policy")
     @classmethod

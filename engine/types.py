@@ -17,6 +17,12 @@ WINDOW_SAMPLES = 512
 MAX_CLIP_S = 30.0
 """Whisper hears at most this much at once."""
 
+MAX_SILENCE_DURATION_MS = 2_000
+"""Longer silence inside a clip invites Whisper to invent text for it."""
+
+MAX_PREFIX_PADDING_MS = MAX_SILENCE_DURATION_MS // 2
+"""More padding, on both sides of the speech, would bring long silence back into the clip."""
+
 MAX_FILE_BYTES = 26_214_400
 """OpenAI's limit on the file part: 25 MiB exactly are accepted, one byte more is not."""
 
@@ -41,7 +47,10 @@ class Granularity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VoiceActivity:
-    """How a file is cut at pauses (OpenAI's `chunking_strategy` of type `server_vad`)."""
+    """How a file is cut at pauses (OpenAI's `chunking_strategy` of type `server_vad`).
+
+    silence_duration_ms: up to `MAX_SILENCE_DURATION_MS`. prefix_padding_ms: up to `MAX_PREFIX_PADDING_MS`.
+    """
 
     threshold: float = 0.5
     silence_duration_ms: int = 200

@@ -84,6 +84,7 @@ class FasterWhisperTranscriber:
     plugins: tuple[str, ...] = ()
     word_timestamps = True
     logprobs = True
+    sampling = frozenset({"repetition_penalty"})
 
     def __init__(
         self,

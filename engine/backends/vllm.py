@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,14 +25,11 @@ from engine.backends.keeper import Keeper
 from engine.backends.vllm_aligner import Aligner
 from engine.backends.vllm_answers import Sample
 from engine.backends.vllm_client import CONNECT_S, SILENCE_S, VllmClient, open_uds_session
+from engine.backends.vllm_health import HEALTH_PERIOD_S, HealthWatch
 from engine.backends.vllm_server import PLUGINS, Serving, VllmServer, find_program
 from engine.errors import BackendError
 from engine.speech.fallback import drop_silence
 from engine.types import Clip, ClipTranscript, DecodingOptions, TextDelta
-
-HEALTH_PERIOD_S = 5.0
-
-_log = logging.getLogger(__name__)
 
 
 class _Vllm:
@@ -71,10 +67,14 @@ class VllmTranscriber(_Vllm):
     aligner: finds the times of words and the log probabilities of tokens; None for a backend that has neither.
     start_timeout_s: how long each model may take to load.
     restart_delay_s: the wait before a server that died is replaced; doubled while none answers a call.
+    health_period_s: how often a server is asked whether it still answers.
     """
 
     attached = False
     plugins = PLUGINS
+    sampling = frozenset(
+        {"seed", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"}
+    )
 
     def __init__(
         self,
@@ -85,11 +85,16 @@ class VllmTranscriber(_Vllm):
         aligner: Aligner | None = None,
         start_timeout_s: float = 900.0,
         restart_delay_s: float = 0.5,
+        health_period_s: float = HEALTH_PERIOD_S,
     ) -> None:
         self._program = program
         self._serving = serving or Serving()
         self._aligner = aligner
         self._start_timeout_s = start_timeout_s
+        self._health_period_s = health_period_s
+        # One after the other on a GPU: what others take of it meanwhile, vLLM counts as its own.
+        on_gpu = self._serving.device != "cpu"
+        self._turn: AbstractAsyncContextManager[object] = asyncio.Lock() if on_gpu else nullcontext()
         self._keepers = {
             model: Keeper(self._launcher(model, path), name=f"the vLLM server of {model}", delay_s=restart_delay_s)
             for model, path in models.items()
@@ -117,7 +122,7 @@ class VllmTranscriber(_Vllm):
     def ready(self) -> bool:
         servers = [keeper.current for keeper in self._keepers.values()]
         aligned = self._aligner is None or self._aligner.ready
-        return aligned and bool(servers) and all(server is not None and server.alive for server in servers)
+        return aligned and bool(servers) and all(server is not None and server.healthy for server in servers)
 
     def server(self, model: str) -> VllmServer:
         """The server of a model, for tests that look at its processes. Raises BackendError."""
@@ -176,7 +181,12 @@ class VllmTranscriber(_Vllm):
 
         async def launch() -> VllmServer:
             program = find_program(self._program)
-            return await VllmServer.launch(program, model, checkpoint, self._serving, timeout_s=self._start_timeout_s)
+            async with self._turn:
+                return await VllmServer.launch(
+                    *(program, model, checkpoint, self._serving),
+                    timeout_s=self._start_timeout_s,
+                    health_period_s=self._health_period_s,
+                )
 
         return launch
 
@@ -195,6 +205,7 @@ class AttachedVllm(_Vllm):
     plugins: tuple[str, ...] = ()
     word_timestamps = False
     logprobs = False
+    sampling: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -218,8 +229,11 @@ class AttachedVllm(_Vllm):
         self._health_period_s = health_period_s
         self._session: aiohttp.ClientSession | None = None
         self._attached_client: VllmClient | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self.ready = False
+        self._watch: HealthWatch | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self._watch is not None and self._watch.healthy
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -243,16 +257,13 @@ class AttachedVllm(_Vllm):
             raise
         name = served[0] if served and self._model not in served else self._model
         self._attached_client = VllmClient(self._session, name, url=base)
-        self.ready = True
-        # Lives as long as this object, longer than any TaskGroup here could; `close` awaits it.
-        self._watch = asyncio.create_task(self._watch_health(self._attached_client))  # noqa: TID251
+        self._watch = HealthWatch(
+            self._attached_client, name="the attached vLLM server", period_s=self._health_period_s
+        )
 
     async def close(self) -> None:
-        self.ready = False
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.cancel()
-            await asyncio.wait([watch])
+        if self._watch is not None:
+            await self._watch.close()
         if self._session is not None:
             await self._session.close()
 
@@ -260,14 +271,6 @@ class AttachedVllm(_Vllm):
         if self._uds is not None:
             return open_uds_session(self._uds)
         return open_session(tls=None, loopback_only=True, connect_timeout_s=CONNECT_S, idle_timeout_s=SILENCE_S)
-
-    async def _watch_health(self, client: VllmClient) -> None:
-        while True:
-            await asyncio.sleep(self._health_period_s)
-            healthy = await client.healthy()
-            if healthy != self.ready:
-                _log.warning("the attached vLLM server %s", "answers again" if healthy else "does not answer")
-            self.ready = healthy
 
     def _client(self, model: str) -> VllmClient:
         if model != self._model:

@@ -21,7 +21,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.backends.faster_whisper import FasterWhisperTranscriber
-from engine.backends.vllm_server import MEMORY_DIRECTORY, find_program, read_causes
+from engine.backends.vllm_directories import MEMORY_DIRECTORY
+from engine.backends.vllm_output import read_causes
+from engine.backends.vllm_server import find_program
 from engine.errors import BackendError
 from engine.types import Clip, ClipTranscript, DecodingOptions
 

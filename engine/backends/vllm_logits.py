@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor
 
+from engine.backends.vllm_entry_points import refuse_foreign_plugins
 from engine.backends.vllm_rules import Checkpoint, History, Rules, Tensor
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class WhisperLogits(LogitsProcessor):  # type: ignore[misc]  # vLLM is not insta
 
     def __init__(self, vllm_config: VllmConfig, where: Any, is_pin_memory: bool | None = None) -> None:
         """where: the device (V1, which also says whether memory is pinned), or the requests' state (V2)."""
+        # Once more: a plugin by our name may have taken the place of `engine.backends.vllm_plugin.register`.
+        refuse_foreign_plugins()
         self._listed: ListedRequests | None = None
         self._stored: StoredRequests | None = None
         self._rules: Rules | None = None

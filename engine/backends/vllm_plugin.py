@@ -5,7 +5,8 @@ vLLM finds these entry points by itself and runs `register` in each of its proce
     vllm.general_plugins     Whisper's decoder prompt and languages, `engine.backends.vllm_model`; and this file's care
     vllm.logits_processors   Whisper's decoding rules, `engine.backends.vllm_logits`
 
-Nothing of the engine's is loaded there but these few modules.
+Nothing of the engine's is loaded there but these few modules. What `register` raises ends the process: vLLM only
+forgives a plugin that cannot be imported.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ import resource
 
 from vllm import ModelRegistry
 
+from engine.backends.vllm_entry_points import refuse_foreign_plugins
 from engine.speech.sandbox import die_with_parent, forbid_dumps
-
-PLUGIN = "sottovoce"
-"""The entry points' name, for vLLM's allow-list `VLLM_PLUGINS`."""
 
 ARCHITECTURE = "WhisperForConditionalGeneration"
 
 
 def register() -> None:
-    """Put our Whisper in the place of vLLM's own; vLLM may call this any number of times."""
+    """Put our Whisper in the place of vLLM's own; vLLM may call this any number of times.
+
+    Raises RuntimeError where vLLM would load anybody else's code: in each process this runs before vLLM looks for
+    logits processors, and in the first before the command line is read.
+    """
+    refuse_foreign_plugins()
     _harden()
     # By name, not by class: this runs before vLLM has chosen its device, and importing a model would choose one.
     ModelRegistry.register_model(ARCHITECTURE, "engine.backends.vllm_model:SottovoceWhisper")

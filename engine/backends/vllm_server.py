@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import math
 import os
 import shutil
 import signal
 import sys
-import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +24,20 @@ from pathlib import Path
 import aiohttp
 
 from engine.backends.vllm_client import VllmClient, open_uds_session
+from engine.backends.vllm_directories import Directories
+from engine.backends.vllm_entry_points import PLUGIN
+from engine.backends.vllm_health import HEALTH_PERIOD_S, HealthWatch
+from engine.backends.vllm_output import read_causes
 from engine.errors import BackendError
 
-MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  a directory in memory is the point
-
-HEALTH_PERIOD_S = 0.25
+START_PERIOD_S = 0.25
+"""How often a server that starts is asked whether it serves."""
 CLOSE_S = 10.0
 """How long the API server may take to end its engine process in good order, before both are killed."""
 
-PLUGINS = ("sottovoce",)
-"""The one plugin that is let in, of those installed beside vLLM (`engine.backends.vllm_plugin.PLUGIN`)."""
+PLUGINS = (PLUGIN,)
+"""The plugins that vLLM loads, for the statement: `VLLM_PLUGINS` lets no other name in, and where that variable decides
+nothing, our own ends the process that has others installed beside it (`engine.backends.vllm_entry_points`)."""
 
 PASSED_ON = (
     *("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"),
@@ -50,33 +53,32 @@ QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "VLLM_PLUGINS": ",".join(PLUGINS),
+    # Likewise for torch, which would import every device backend that is installed.
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
     # A clip is 30 s of PCM, less than a megabyte; the header of a crafted one must not claim more.
     "VLLM_MAX_AUDIO_CLIP_FILESIZE_MB": "1",
     "VLLM_MAX_AUDIO_DECODE_DURATION_S": "31",
 }
 """The part of vLLM's environment that decides what it tells and to whom; the statement confesses it."""
 
-CAUSES = {
-    b"out of memory": "vLLM ran out of memory",
-    b"No available memory for the cache blocks": "vLLM has no memory left for clips",
-    b"less than desired GPU memory utilization": "the GPU's memory is in use by another process",
-    b"generation_config.json": "the checkpoint's generation_config.json cannot be read",
-    b"No module named": "vLLM's environment lacks a module",
-    b"No space left on device": "there is no room in memory for a server's files",
-    b"unrecognized arguments": "this version of vLLM does not know one of our flags",
-    b"are not supported for now": "vLLM does not support this checkpoint",
-}
-"""What vLLM's output may say about why it ended, and how we say it: the output itself may quote a request."""
+GPU_SHARE = 0.9
+"""The part of a GPU's memory that all servers together take, if nothing else is said."""
 
-_log = logging.getLogger(__name__)
+
+def gpu_share(models: int) -> float:
+    """What each of the servers of several models takes of the one GPU that they share."""
+    return math.floor(100 * GPU_SHARE / models) / 100
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How vLLM runs its models; the terms are vLLM's.
+    """How vLLM runs each of its models; the terms are vLLM's.
 
-    max_num_seqs: how many clips are decoded at once. gpu_memory_utilization: of each server; those of several models
-    on one GPU share it between them. kv_cache_gib: memory for clips, on a CPU only.
+    dtype: auto keeps a checkpoint's float16 as it is, where bfloat16 would round it.
+    max_num_seqs: how many clips are decoded at once; large-v3 keeps 63 GiB for 256 of them, and there is no room for
+    twice as many on one GPU. gpu_memory_utilization: the share of a GPU that one server takes, see `gpu_share`.
+    kv_cache_gib: memory for clips, on a CPU only. audio_workers: threads that make spectrograms; with them one API
+    server a model is enough (no `--api-server-count`), as clips come decoded, and several on one socket are untried.
     """
 
     device: str = "cuda"
@@ -84,9 +86,9 @@ class Serving:
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 32_768
     max_num_queued_reqs: int = 2_048
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float = GPU_SHARE
     kv_cache_gib: int = 1
-    audio_workers: int = 4
+    audio_workers: int = 8
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -124,42 +126,6 @@ class Serving:
         return (*self.flags, *(f"{name}={value}" for name, value in (QUIET | self.variables).items()))
 
 
-@dataclass(frozen=True, slots=True)
-class Directories:
-    """Where one server puts things; only we can enter.
-
-    private: the sockets, and temporary files; in memory if the machine has such a place. caches: compiled kernels and
-    the like, which say nothing of any clip; beside them, unless programs in that memory may not be run.
-    """
-
-    private: Path
-    caches: Path
-
-    @classmethod
-    def make(cls) -> Directories:
-        in_memory = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
-        private = Path(tempfile.mkdtemp(prefix="sottovoce-vllm-", dir=in_memory))
-        if os.statvfs(private).f_flag & os.ST_NOEXEC:
-            caches = Path(tempfile.mkdtemp(prefix="sottovoce-vllm-"))
-        else:
-            caches = private / "cache"
-        for path in (private / "tmp", private / "rpc", caches):
-            path.mkdir(mode=0o700, exist_ok=True)
-        return cls(private, caches)
-
-    @property
-    def socket(self) -> Path:
-        return self.private / "api.sock"
-
-    @property
-    def temporary(self) -> Path:
-        return self.private / "tmp"
-
-    def remove(self) -> None:
-        for path in (self.private, self.caches):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 class VllmServer:
     """One `vllm serve`, from its start to its end. Implements `engine.backends.keeper.ModelServer`."""
 
@@ -170,6 +136,7 @@ class VllmServer:
         # Ends with the process it reads from; `close` awaits it.
         self._reader = asyncio.create_task(read_causes(process))  # noqa: TID251
         self.client = VllmClient(session, model)
+        self._watch: HealthWatch | None = None
 
     @property
     def served(self) -> bool:
@@ -178,6 +145,11 @@ class VllmServer:
     @property
     def alive(self) -> bool:
         return self._process.returncode is None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it lives and answers; false until it serves."""
+        return self.alive and self._watch is not None and self._watch.healthy
 
     @property
     def pid(self) -> int:
@@ -190,7 +162,14 @@ class VllmServer:
 
     @classmethod
     async def launch(
-        cls, program: Path, model: str, checkpoint: Path, serving: Serving, *, timeout_s: float
+        cls,
+        program: Path,
+        model: str,
+        checkpoint: Path,
+        serving: Serving,
+        *,
+        timeout_s: float,
+        health_period_s: float = HEALTH_PERIOD_S,
     ) -> VllmServer:
         """Start vLLM and return once it serves. Raises BackendError."""
         directories = Directories.make()
@@ -222,12 +201,15 @@ class VllmServer:
         except BaseException:
             await server.close()
             raise
+        server._watch = HealthWatch(server.client, name=f"the vLLM server of {model}", period_s=health_period_s)
         return server
 
     async def wait(self) -> None:
         await self._process.wait()
 
     async def close(self) -> None:
+        if self._watch is not None:
+            await self._watch.close()
         await self._session.close()
         await self._end()
         await asyncio.to_thread(self._directories.remove)
@@ -236,7 +218,7 @@ class VllmServer:
         while not await self.client.healthy():
             if not self.alive:
                 raise BackendError("vLLM ended before it had loaded its model")
-            await asyncio.sleep(HEALTH_PERIOD_S)
+            await asyncio.sleep(START_PERIOD_S)
 
     async def _end(self) -> None:
         """End the whole process group: in good order if that is soon, so that vLLM gives shared memory back.
@@ -250,19 +232,6 @@ class VllmServer:
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         await self._reader
-
-
-async def read_causes(process: Process) -> None:
-    """Read all that a process prints; say at most once, and in our words, what is wrong with it."""
-    output = process.stdout
-    longest, tail, said = max(map(len, CAUSES)), b"", False
-    while output is not None and (piece := await output.read(1 << 16)):
-        text = tail + piece
-        tail = text[-longest:]
-        cause = next((cause for sign, cause in CAUSES.items() if sign in text), None)
-        if cause is not None and not said:
-            said = True
-            _log.error("%s", cause)
 
 
 def environment(program: Path, directories: Directories) -> dict[str, str]:

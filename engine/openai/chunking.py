@@ -15,7 +15,7 @@ from typing import Final
 
 from engine.errors import ErrorCode, RequestError
 from engine.openai.values import FormValues, One, boolean, integer, number
-from engine.types import MAX_CLIP_S, VoiceActivity
+from engine.types import MAX_PREFIX_PADDING_MS, MAX_SILENCE_DURATION_MS, VoiceActivity
 
 NAME: Final = "chunking_strategy"
 VAD_FILTER: Final = One("vad_filter", boolean)
@@ -23,8 +23,9 @@ VAD_FILTER: Final = One("vad_filter", boolean)
 _MAX_JSON_CHARS: Final = 1024
 """Four short members; the bound also keeps nesting within the JSON reader's depth."""
 
-_milliseconds = integer(0, int(MAX_CLIP_S * 1000))
 _threshold = number(0.0, 1.0)
+_silence_duration_ms = integer(0, MAX_SILENCE_DURATION_MS)
+_prefix_padding_ms = integer(0, MAX_PREFIX_PADDING_MS)
 MEMBERS: Final = frozenset({"type", "threshold", "silence_duration_ms", "prefix_padding_ms"})
 
 
@@ -49,8 +50,8 @@ def _server_vad(members: Mapping[str, str]) -> VoiceActivity:
         raise _invalid()
     usual = VoiceActivity()
     threshold = _threshold(members.get("threshold", str(usual.threshold)))
-    silence = _milliseconds(members.get("silence_duration_ms", str(usual.silence_duration_ms)))
-    padding = _milliseconds(members.get("prefix_padding_ms", str(usual.prefix_padding_ms)))
+    silence = _silence_duration_ms(members.get("silence_duration_ms", str(usual.silence_duration_ms)))
+    padding = _prefix_padding_ms(members.get("prefix_padding_ms", str(usual.prefix_padding_ms)))
     if threshold is None or silence is None or padding is None:
         raise _invalid()
     return VoiceActivity(threshold, silence, padding)

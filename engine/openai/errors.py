@@ -18,6 +18,7 @@ from typing import Final
 
 from engine.errors import ErrorCode, RequestError
 from engine.openai.allowance import allowance_headers
+from engine.types import MAX_PREFIX_PADDING_MS, MAX_SILENCE_DURATION_MS
 
 _INVALID_REQUEST: Final = "invalid_request_error"
 _SERVER: Final = "server_error"
@@ -125,8 +126,9 @@ _FLAG: Final = "It must be `true` or `false`."
 _SENTENCES: Final[Mapping[tuple[ErrorCode, str], str]] = {
     (ErrorCode.INVALID_TYPE, "file"): "`file` must be an uploaded file, with a file name.",
     (ErrorCode.INVALID_VALUE, "chunking_strategy"): (
-        "`chunking_strategy` must be `auto`, or an object of type `server_vad` with `threshold` from 0 to 1 and "
-        "`prefix_padding_ms` and `silence_duration_ms` from 0 to 30000."
+        "`chunking_strategy` must be `auto`, or an object of type `server_vad` with `threshold` from 0 to 1, "
+        f"`silence_duration_ms` from 0 to {MAX_SILENCE_DURATION_MS} and "
+        f"`prefix_padding_ms` from 0 to {MAX_PREFIX_PADDING_MS}."
     ),
     (ErrorCode.INVALID_VALUE, "file"): "`file` must be sent exactly once.",
     (ErrorCode.INVALID_VALUE, "include"): "The only value of `include[]` is `logprobs`.",

@@ -23,7 +23,7 @@ class ServedModel:
     tasks: a distilled or English-only model may not translate.
     languages: Whisper codes.
     word_timestamps, logprobs: whether the backend tells the times of words, the log probability of each token.
-    sampling: names of vLLM's sampling parameters that callers may set; empty where extensions are off.
+    sampling: names of vLLM's sampling parameters that callers may set; empty unless the operator lets them.
     """
 
     id: str
@@ -44,13 +44,9 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelCatalogue:
-    """All that is served. Cannot be built empty, nor with one name for two models.
-
-    strict: `model` must be named, as at OpenAI; otherwise a single model is meant when none is named.
-    """
+    """All that is served. Cannot be built empty, nor with one name for two models."""
 
     models: tuple[ServedModel, ...]
-    strict: bool = False
 
     def __post_init__(self) -> None:
         names = [name for model in self.models for name in model.names]
@@ -58,12 +54,12 @@ class ModelCatalogue:
             raise ValueError("a catalogue needs at least one model, and every name once")
 
     def find(self, name: str | None) -> ServedModel:
-        """The model called `name`.
+        """The model called `name`; a single model is meant when none is named.
 
         Raises RequestError: MODEL_NOT_FOUND, or MISSING_REQUIRED_PARAMETER when a name is needed.
         """
         if name is None:
-            if self.strict or len(self.models) > 1:
+            if len(self.models) > 1:
                 raise RequestError(ErrorCode.MISSING_REQUIRED_PARAMETER, "model")
             return self.models[0]
         for model in self.models:

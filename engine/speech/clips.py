@@ -24,6 +24,7 @@ from engine.speech.frames import WINDOW_BYTES
 from engine.types import (
     BYTES_PER_SAMPLE,
     MAX_CLIP_S,
+    MAX_SILENCE_DURATION_MS,
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
     AudioBlock,
@@ -34,12 +35,7 @@ from engine.types import (
 WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE_HZ
 MAX_CLIP_WINDOWS = int(MAX_CLIP_S / WINDOW_S)
 
-MAX_PAUSE_S = 2.0
-"""Longer silence inside a clip invites Whisper to invent text for it."""
-
-MAX_PADDING_S = 1.0
-"""More padding than half of `MAX_PAUSE_S` would bring long silence back into the clip."""
-
+MAX_PAUSE_S = MAX_SILENCE_DURATION_MS / 1000
 SEARCH_S = 5.0
 
 HYSTERESIS = 0.15
@@ -61,8 +57,8 @@ class ClipCutter:
         activity = EVERYTHING_IS_SPEECH if voice_activity is None else voice_activity
         self._onset = round(255 * activity.threshold)
         self._offset = max(0, round(255 * (activity.threshold - HYSTERESIS)))
-        self._padding = min(_windows(activity.prefix_padding_ms / 1000), _windows(MAX_PADDING_S))
-        self._pause = min(max(_windows(activity.silence_duration_ms / 1000), 1), MAX_PAUSE_WINDOWS)
+        self._padding = _windows(activity.prefix_padding_ms / 1000)
+        self._pause = max(_windows(activity.silence_duration_ms / 1000), 1)
         self._pcm = bytearray()
         self._speech = bytearray()
         self._base = 0

@@ -41,6 +41,10 @@ class Transcriber(Protocol):
         """Whether `DecodingOptions.logprobs` brings log probabilities; requests for them are refused otherwise."""
 
     @property
+    def sampling(self) -> frozenset[str]:
+        """The names of `DecodingOptions.sampling` that it takes; requests with others are refused."""
+
+    @property
     def slots(self) -> int:
         """How many clips it works on at a time; more would only wait in its own queue, where no file takes turns."""
 

@@ -165,6 +165,7 @@ class FakeTranscriber:
     plugins: tuple[str, ...] = ()
     word_timestamps: bool = True
     logprobs: bool = False
+    sampling: frozenset[str] = frozenset()
     slots: int = 4
     ready: bool = False
     live: int = 0

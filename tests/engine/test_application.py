@@ -585,6 +585,30 @@ async def test_a_quiet_stream_is_kept_alive(desk: Make) -> None:
     assert rest[-1].endswith(b"data: [DONE]\n\n")
 
 
+async def test_a_stream_that_is_slow_to_begin_is_kept_alive(desk: Make) -> None:
+    begin = asyncio.Event()
+    answer = await desk(ScriptedPipeline((begin, TRANSCRIPTION)), keepalive_s=0.001).ask(STREAMED)
+    assert answer.status == 200
+    assert not isinstance(answer.body, bytes)
+    assert [await anext(answer.body) for _ in range(3)] == [KEEP_ALIVE] * 3
+    begin.set()
+    rest = [event async for event in answer.body if event != KEEP_ALIVE]
+    assert rest[-1].endswith(b"data: [DONE]\n\n")
+
+
+async def test_what_fails_after_a_sign_of_life_is_an_error_event(desk: Make) -> None:
+    begin = asyncio.Event()
+    behind = desk(ScriptedPipeline((begin, BackendError("gone"))), keepalive_s=0.001)
+    answer = await behind.ask(STREAMED)
+    assert answer.status == 200
+    assert not isinstance(answer.body, bytes)
+    assert await anext(answer.body) == KEEP_ALIVE
+    begin.set()
+    with pytest.raises(BackendError) as raised:
+        await streamed(answer)
+    assert b'"backend_unavailable"' in behind.application.broken_stream(raised.value)
+
+
 async def test_text_is_sent_as_it_comes(desk: Make) -> None:
     more = asyncio.Event()
     transcriber = FakeTranscriber(scripted(" one two"), word_gate=more)

@@ -61,6 +61,56 @@ def test_a_vllm_that_is_attached_to_has_none(tmp_path: Path) -> None:
     assert (transcriber.word_timestamps, transcriber.logprobs) == (False, False)
 
 
+TUNING: dict[str, tuple[Any, str]] = {
+    "vllm_gpu_memory_utilization": (0.4, "--gpu-memory-utilization=0.4"),
+    "vllm_max_num_seqs": (7, "--max-num-seqs=7"),
+    "vllm_max_num_batched_tokens": (3_000, "--max-num-batched-tokens=3000"),
+    "vllm_audio_workers": (3, "VLLM_MAX_AUDIO_PREPROCESS_WORKERS=3"),
+}
+
+
+@pytest.mark.parametrize("name", TUNING)
+def test_what_is_chosen_for_vllm_is_confessed_and_the_rest_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    value, argument = TUNING[name]
+    usual = set(_transcriber(settings(tmp_path, device="cuda")).arguments)
+    chosen = set(_transcriber(settings(tmp_path, device="cuda", **{name: value})).arguments)
+    assert chosen - usual == {argument}
+    assert len(usual - chosen) == 1
+
+
+@pytest.mark.parametrize("name", TUNING)
+@pytest.mark.parametrize(
+    "where", [{"backend": "faster-whisper"}, {"vllm_uds": "/run/vllm.sock"}, {"vllm_url": "http://127.0.0.1:8000"}]
+)
+def test_only_a_vllm_of_our_own_can_be_tuned(tmp_path: Path, name: str, where: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=f"{name}\n.*(tuned|tuning)"):
+        settings(tmp_path, device="cuda", **where, **{name: TUNING[name][0]})
+
+
+@pytest.mark.parametrize(
+    ("beyond", "reason"),
+    [
+        ({"vllm_gpu_memory_utilization": 0.0}, "greater than 0"),
+        ({"vllm_gpu_memory_utilization": 1.01}, "less than or equal to 1"),
+        ({"vllm_gpu_memory_utilization": 0.51, "models": 2}, "together"),
+        ({"vllm_gpu_memory_utilization": 0.5, "device": "cpu"}, "needs --device cuda"),
+        ({"vllm_max_num_seqs": 0}, "greater than 0"),
+        ({"vllm_max_num_batched_tokens": 1_499}, "greater than or equal to 1500"),
+        ({"vllm_audio_workers": 0}, "greater than 0"),
+    ],
+    ids=str,
+)
+def test_a_figure_that_vllm_cannot_work_with_is_refused(tmp_path: Path, beyond: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        settings(tmp_path, **{"device": "cuda"} | beyond)
+
+
+@pytest.mark.parametrize(("models", "share"), [(1, "0.9"), (2, "0.45"), (3, "0.3"), (4, "0.22")])
+def test_several_models_share_the_gpu(tmp_path: Path, models: int, share: str) -> None:
+    transcriber = _transcriber(settings(tmp_path, device="cuda", models=models))
+    assert f"--gpu-memory-utilization={share}" in transcriber.arguments
+
+
 @pytest.mark.parametrize("able", [True, False])
 async def test_the_catalogue_says_what_the_backend_can(tmp_path: Path, able: bool) -> None:
     backend = FakeTranscriber(word_timestamps=able, logprobs=able)

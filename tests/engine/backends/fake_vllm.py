@@ -157,7 +157,12 @@ def main() -> None:
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/health" else 404)
+        """Say how it is; hang, as vLLM may while its process lives on, for as long as a file `hangs` is there."""
+        checkpoint = Path(sys.argv[2])
+        if (checkpoint / "hangs").exists():
+            time.sleep(3600)
+        ill = self.path != "/health" or (checkpoint / "ill").exists()
+        self.send_response(503 if ill else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -15,11 +15,13 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from engine.backends.vllm_entry_points import BY_NAME, REFUSAL
 from engine.backends.vllm_logits import ListedRequests, WhisperLogits, history_of
 from engine.backends.vllm_prompt import Wanted
 from engine.backends.vllm_rules import NEVER, REPORTED_LANGUAGES, TIMESTAMPS, Checkpoint, History, Rules, Wants
@@ -392,6 +394,33 @@ def check_vllm_finds_the_plugin() -> None:
     for group, attribute in (("vllm.general_plugins", "register"), ("vllm.logits_processors", "WhisperLogits")):
         [found] = [point for point in entry_points(group=group) if point.name == "sottovoce"]
         assert found.load().__name__ == attribute
+
+
+def check_vllm_is_ended_by_a_logits_processor_that_is_not_ours() -> None:
+    from vllm import plugins
+
+    with TemporaryDirectory() as site:
+        metadata = Path(site) / "other-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text("[vllm.logits_processors]\nother = other:Logits\n")
+        sys.path.append(site)
+        plugins.plugins_loaded = False
+        try:
+            plugins.load_general_plugins()
+        except RuntimeError as error:
+            ended_by = str(error)
+        else:
+            ended_by = "nothing"
+        finally:
+            sys.path.remove(site)
+    assert ended_by == REFUSAL
+
+
+def check_the_groups_vllm_filters_are_those_we_know() -> None:
+    from vllm import plugins
+
+    assert {value for name, value in vars(plugins).items() if name.endswith("_PLUGINS_GROUP")} == BY_NAME
 
 
 def check_the_checkpoints_architecture_is_ours_once_registered() -> None:

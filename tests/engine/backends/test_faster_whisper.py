@@ -143,6 +143,17 @@ async def test_a_prompt_is_counted_and_leaves_room_for_text(transcriber: FasterW
 
 
 @needs_checkpoint
+@needs_espeak
+async def test_a_repetition_penalty_keeps_words_from_coming_twice(transcriber: FasterWhisperTranscriber) -> None:
+    assert transcriber.sampling == {"repetition_penalty"}
+    clip = spoken("the red house and the green garden")
+    text = (
+        await transcriber.transcribe("nano", clip, DecodingOptions("en", sampling={"repetition_penalty": 2.0}))
+    ).text
+    assert text.split().count("the") == 1
+
+
+@needs_checkpoint
 async def test_text_ends_after_as_many_tokens_as_allowed(transcriber: FasterWhisperTranscriber) -> None:
     one = await transcriber.transcribe("nano", noise(1), DecodingOptions("en", max_tokens=1, temperature=1.0))
     assert len(one.text.split()) <= 1

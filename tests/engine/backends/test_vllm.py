@@ -19,8 +19,10 @@ import pytest
 from engine.backends import vllm_server
 from engine.backends.vllm import AttachedVllm, VllmTranscriber
 from engine.backends.vllm_answers import Sample
+from engine.backends.vllm_directories import MEMORY_DIRECTORY, Directories
+from engine.backends.vllm_entry_points import REFUSAL
 from engine.backends.vllm_prompt import Wanted
-from engine.backends.vllm_server import Serving
+from engine.backends.vllm_server import Serving, VllmServer
 from engine.errors import BackendError
 from engine.speech.transcriber import Transcriber
 from engine.types import Clip, ClipTranscript, DecodingOptions, Task, TextDelta
@@ -410,8 +412,8 @@ async def test_a_servers_files_are_where_only_its_owner_can_enter_and_go_with_it
     assert directories.private.stat().st_mode & 0o777 == 0o700
     assert directories.socket.parent == directories.private
     assert checkpoint.seen["environment"]["TMPDIR"] == str(directories.temporary)
-    if vllm_server.MEMORY_DIRECTORY.is_dir():
-        assert vllm_server.MEMORY_DIRECTORY in directories.temporary.parents
+    if MEMORY_DIRECTORY.is_dir():
+        assert MEMORY_DIRECTORY in directories.temporary.parents
     await transcriber.close()
     assert not directories.private.exists()
     assert not directories.caches.exists()
@@ -445,6 +447,58 @@ async def test_while_a_server_is_replaced_calls_fail_and_the_backend_is_not_read
             await call(transcriber)
     checkpoint.behave()
     await until(lambda: transcriber.ready)
+
+
+@pytest.mark.parametrize("trouble", ["ill", "hangs"])
+async def test_a_server_that_lives_but_does_not_answer_is_not_ready(
+    checkpoint: Checkpoint, program: str, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = VllmTranscriber({"nano": checkpoint.directory}, program=program, health_period_s=0.01)
+    await made.start()
+    monkeypatch.setattr("engine.backends.vllm_client.HEALTH_S", 0.2)
+    try:
+        assert made.ready
+        pid = made.server("nano").pid
+        (checkpoint.directory / trouble).touch()
+        await until(lambda: not made.ready)
+        assert made.server("nano").alive
+        (checkpoint.directory / trouble).unlink()
+        await until(lambda: made.ready)
+        assert made.server("nano").pid == pid, "it is the same server that answers again"
+    finally:
+        await made.close()
+
+
+@pytest.mark.parametrize(("device", "together"), [("cuda", 1), ("cpu", 2)])
+async def test_servers_that_share_a_gpu_start_one_after_the_other(
+    tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch, device: str, together: int
+) -> None:
+    starting, most = 0, 0
+
+    async def launch(*_: Any, **__: Any) -> Standing:
+        nonlocal starting, most
+        starting += 1
+        most = max(most, starting)
+        await asyncio.sleep(0)
+        starting -= 1
+        return Standing()
+
+    monkeypatch.setattr(VllmServer, "launch", launch)
+    both = {"one": tmp_path, "two": tmp_path}
+    transcriber = VllmTranscriber(both, program=program, serving=Serving(device=device))
+    await transcriber.start()
+    await transcriber.close()
+    assert most == together
+
+
+class Standing:
+    """A server that nothing happens to."""
+
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Nothing."""
 
 
 async def test_what_a_server_leaves_behind_is_ended_with_it(
@@ -517,6 +571,15 @@ async def test_what_a_server_prints_is_told_in_our_words_only(
     assert SECRET not in caplog.text + str(raised.value) + "".join(capfd.readouterr())
 
 
+async def test_that_foreign_plugins_ended_a_server_is_told(
+    checkpoint: Checkpoint, program: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint.behave(ends=True, prints=f"Traceback\nRuntimeError: {REFUSAL}\n")
+    with pytest.raises(BackendError):
+        await VllmTranscriber({"nano": checkpoint.directory}, program=program).start()
+    assert "vLLM would load plugins of others" in caplog.text
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a server ends when the engine closes it")
 async def test_a_server_does_not_outlive_an_engine_that_is_killed(checkpoint: Checkpoint, program: str) -> None:
     script = f"""
@@ -537,13 +600,23 @@ asyncio.run(main())
     await until(lambda: is_gone(checkpoint.seen["pid"]))
     for left in private.rglob("*"):
         assert not left.is_file(), "a stand-in writes no files; vLLM's are in memory"
-    await asyncio.to_thread(vllm_server.Directories(private, private).remove)
+    await asyncio.to_thread(Directories(private, private).remove)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_tuning_is_in_the_arguments(device: str) -> None:
-    serving = Serving(device=device, dtype="bfloat16", max_num_seqs=7, gpu_memory_utilization=0.5, kv_cache_gib=3)
-    assert {"--dtype=bfloat16", "--max-num-seqs=7"} < set(serving.arguments)
+    serving = Serving(
+        device=device,
+        dtype="bfloat16",
+        max_num_seqs=7,
+        max_num_batched_tokens=1_600,
+        max_num_queued_reqs=9,
+        gpu_memory_utilization=0.5,
+        kv_cache_gib=3,
+        audio_workers=5,
+    )
+    flags = {"--dtype=bfloat16", "--max-num-seqs=7", "--max-num-batched-tokens=1600", "--max-num-queued-reqs=9"}
+    assert flags | {"VLLM_MAX_AUDIO_PREPROCESS_WORKERS=5"} < set(serving.arguments)
     assert ("--gpu-memory-utilization=0.5" in serving.arguments) == (device == "cuda")
     assert ("VLLM_CPU_KVCACHE_SPACE=3" in serving.arguments) == (device == "cpu")
 

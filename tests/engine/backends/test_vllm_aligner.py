@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from engine.backends import vllm_aligner, vllm_server
+from engine.backends import vllm_aligner, vllm_directories
 from engine.backends.vllm import AttachedVllm, VllmTranscriber
 from engine.backends.vllm_aligner import Aligner
 from engine.backends.vllm_client import VllmClient, open_uds_session
@@ -207,7 +207,7 @@ async def test_the_aligner_loads_once_vllm_has_taken_its_share_of_the_gpu(
 async def test_without_its_aligner_nothing_is_served_and_nothing_left(
     checkpoint: Checkpoint, tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
-    monkeypatch.setattr(vllm_server, "MEMORY_DIRECTORY", memory)
+    monkeypatch.setattr(vllm_directories, "MEMORY_DIRECTORY", memory)
     aligner = FakeAligner(failure=failure)
     transcriber = backend(checkpoint, tmp_path, aligner)
     with pytest.raises(BackendError):

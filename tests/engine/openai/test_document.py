@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.application import KEEPALIVE_S
+from engine.backends.faster_whisper import FasterWhisperTranscriber
+from engine.backends.vllm import AttachedVllm, VllmTranscriber
 from engine.errors import ErrorCode, RequestError
 from engine.openai import chunking, fields
 from engine.openai.errors import ROWS, to_response
@@ -14,7 +17,13 @@ from engine.openai.fields import parse_transcription
 from engine.openai.multipart import Form
 from engine.openai.raw_audio import raw_samples
 from engine.speech.fallback import LADDER
-from engine.types import MAX_FILE_BYTES, ResponseFormat, VoiceActivity
+from engine.types import (
+    MAX_FILE_BYTES,
+    MAX_PREFIX_PADDING_MS,
+    MAX_SILENCE_DURATION_MS,
+    ResponseFormat,
+    VoiceActivity,
+)
 from tests.engine.openai.forms import CATALOGUE, PLAIN, body, form, part, read
 from tests.engine.speech.test_decode import FILES, FILMS
 
@@ -79,8 +88,20 @@ def test_the_figures_of_the_fields_are_the_codes() -> None:
     assert f"At {ladder[0]}," in SAID["temperature"]
     assert f"{', '.join(ladder[1:-1])} and {ladder[-1]};" in SAID["temperature"]
     assert f"{usual.threshold:g} by default" in SAID["chunking_strategy[threshold]"]
-    assert f"{usual.silence_duration_ms} by default" in SAID["chunking_strategy[silence_duration_ms]"]
-    assert f"{usual.prefix_padding_ms} by default" in SAID["chunking_strategy[prefix_padding_ms]"]
+    silence = f"{usual.silence_duration_ms} by default, 0 to {MAX_SILENCE_DURATION_MS}."
+    assert silence in SAID["chunking_strategy[silence_duration_ms]"]
+    padding = f"{usual.prefix_padding_ms} by default, 0 to {MAX_PREFIX_PADDING_MS}."
+    assert padding in SAID["chunking_strategy[prefix_padding_ms]"]
+
+
+def test_the_sampling_fields_of_each_backend_are_the_codes() -> None:
+    assert VllmTranscriber.sampling == named("by model")
+    assert f"those of faster-whisper\n`{'`, `'.join(FasterWhisperTranscriber.sampling)}`," in DOCUMENT
+    assert AttachedVllm.sampling == frozenset()
+
+
+def test_a_quiet_stream_has_a_comment_as_often_as_the_document_says() -> None:
+    assert f"nothing to send for {KEEPALIVE_S:g} s," in DOCUMENT
 
 
 # --- files

@@ -18,7 +18,15 @@ from engine.openai.fields import parse_transcription, parse_translation
 from engine.openai.models import ModelCatalogue, ServedModel
 from engine.openai.multipart import Form
 from engine.openai.values import integer, number
-from engine.types import Granularity, ResponseFormat, Task, TranscriptionRequest, VoiceActivity
+from engine.types import (
+    MAX_PREFIX_PADDING_MS,
+    MAX_SILENCE_DURATION_MS,
+    Granularity,
+    ResponseFormat,
+    Task,
+    TranscriptionRequest,
+    VoiceActivity,
+)
 from tests.engine.openai.forms import CATALOGUE, PLAIN, ask, form
 
 SEGMENT, WORD = Granularity.SEGMENT, Granularity.WORD
@@ -287,7 +295,6 @@ def test_a_chunking_strategy_is_read_in_its_three_spellings(
         [("chunking_strategy", '{"type":"server_vad","threshold":true}')],
         [("chunking_strategy", '{"type":"server_vad","silence_duration_ms":1.5}')],
         [("chunking_strategy", '{"type":"server_vad","silence_duration_ms":-1}')],
-        [("chunking_strategy", '{"type":"server_vad","prefix_padding_ms":30001}')],
         [("chunking_strategy", "[" * 1000)],
         [("chunking_strategy", "[" * 60_000)],
         [("chunking_strategy", '{"type":"server_vad"}' + " " * 1024)],
@@ -300,6 +307,20 @@ def test_a_chunking_strategy_is_read_in_its_three_spellings(
 )
 def test_a_chunking_strategy_that_is_not_allowed_is_refused(pairs: list[tuple[str, str]]) -> None:
     assert refused(*pairs) == (ErrorCode.INVALID_VALUE, "chunking_strategy")
+
+
+@pytest.mark.parametrize(
+    ("member", "most"),
+    [("silence_duration_ms", MAX_SILENCE_DURATION_MS), ("prefix_padding_ms", MAX_PREFIX_PADDING_MS)],
+)
+def test_a_length_of_the_strategy_is_taken_up_to_its_limit_and_refused_beyond(member: str, most: int) -> None:
+    kind = ("chunking_strategy[type]", "server_vad")
+    taken = parsed(kind, (f"chunking_strategy[{member}]", str(most))).voice_activity
+    assert getattr(taken, member) == most
+    assert refused(kind, (f"chunking_strategy[{member}]", str(most + 1))) == (
+        ErrorCode.INVALID_VALUE,
+        "chunking_strategy",
+    )
 
 
 # --- streams

@@ -11,14 +11,21 @@ from hypothesis import strategies as st
 from engine.errors import BackendError
 from engine.speech.clips import (
     MAX_CLIP_WINDOWS,
-    MAX_PADDING_S,
     MAX_PAUSE_S,
     MAX_PAUSE_WINDOWS,
     WINDOW_S,
     ClipCutter,
 )
 from engine.speech.frames import WINDOW_BYTES
-from engine.types import MAX_CLIP_S, WINDOW_SAMPLES, AudioBlock, Clip, VoiceActivity
+from engine.types import (
+    MAX_CLIP_S,
+    MAX_PREFIX_PADDING_MS,
+    MAX_SILENCE_DURATION_MS,
+    WINDOW_SAMPLES,
+    AudioBlock,
+    Clip,
+    VoiceActivity,
+)
 from tests.engine.fakes import pcm_of, silence, speech, windows
 
 DEFAULT = VoiceActivity()
@@ -61,6 +68,11 @@ def test_an_empty_file_yields_no_clip() -> None:
 
 def test_a_short_utterance_is_one_clip_with_padding_on_both_sides() -> None:
     assert spans(cut(silence(3.2) + speech(1.6) + silence(3.2))) == [(2.88, 5.12)]
+
+
+def test_the_most_padding_is_one_second_in_whole_windows() -> None:
+    activity = VoiceActivity(prefix_padding_ms=MAX_PREFIX_PADDING_MS)
+    assert spans(cut(silence(3.2) + speech(1.6) + silence(3.2), activity)) == [(2.176, 5.824)]
 
 
 def test_padding_ends_at_the_ends_of_the_file() -> None:
@@ -188,8 +200,8 @@ def test_memory_stays_at_about_one_clip() -> None:
 activities = st.builds(
     VoiceActivity,
     threshold=st.sampled_from([0.0, 0.05, 0.5, 0.9, 1.0]),
-    silence_duration_ms=st.integers(0, 5000),
-    prefix_padding_ms=st.integers(0, 5000),
+    silence_duration_ms=st.integers(0, MAX_SILENCE_DURATION_MS),
+    prefix_padding_ms=st.integers(0, MAX_PREFIX_PADDING_MS),
 )
 stretches = st.lists(st.tuples(st.sampled_from([0, 60, 110, 128, 200, 255]), st.integers(1, 1200)), max_size=5)
 
@@ -230,7 +242,7 @@ def test_clips_do_not_depend_on_how_the_file_is_chunked(
 def test_no_long_silence_is_inside_a_clip(parts: list[tuple[int, int]], activity: VoiceActivity) -> None:
     file = file_of(parts)
     soft = max(0, round(255 * (activity.threshold - 0.15)))
-    longest = MAX_PAUSE_WINDOWS + 2 * windows(MAX_PADDING_S)
+    longest = MAX_PAUSE_WINDOWS + 2 * windows(MAX_PREFIX_PADDING_MS / 1000)
     for start, end in window_spans(cut(file, activity)):
         run = 0
         for probability in file[start:end]:

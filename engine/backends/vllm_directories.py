@@ -1,0 +1,47 @@
+"""Where does a vLLM server put its files? In memory, where nobody else can enter, and for as long as it runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  a directory in memory is the point
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """Where one server puts things; only we can enter.
+
+    private: the sockets, and temporary files; in memory if the machine has such a place. caches: compiled kernels and
+    the like, which say nothing of any clip; beside them, unless programs in that memory may not be run.
+    """
+
+    private: Path
+    caches: Path
+
+    @classmethod
+    def make(cls) -> Directories:
+        in_memory = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
+        private = Path(tempfile.mkdtemp(prefix="sottovoce-vllm-", dir=in_memory))
+        if os.statvfs(private).f_flag & os.ST_NOEXEC:
+            caches = Path(tempfile.mkdtemp(prefix="sottovoce-vllm-"))
+        else:
+            caches = private / "cache"
+        for path in (private / "tmp", private / "rpc", caches):
+            path.mkdir(mode=0o700, exist_ok=True)
+        return cls(private, caches)
+
+    @property
+    def socket(self) -> Path:
+        return self.private / "api.sock"
+
+    @property
+    def temporary(self) -> Path:
+        return self.private / "tmp"
+
+    def remove(self) -> None:
+        for path in (self.private, self.caches):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,45 @@
+"""Does a vLLM server still answer? One that hangs is alive all the same, so it is asked every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from engine.backends.vllm_client import VllmClient
+
+HEALTH_PERIOD_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class HealthWatch:
+    """Follows the health of a server that answers when the watch begins.
+
+    name: what the log calls the server.
+    """
+
+    def __init__(self, client: VllmClient, *, name: str, period_s: float = HEALTH_PERIOD_S) -> None:
+        self._client = client
+        self._name = name
+        self._period_s = period_s
+        self._answers = True
+        # Lives as long as this object, longer than any TaskGroup here could; `close` awaits it.
+        self._task = asyncio.create_task(self._follow())  # noqa: TID251
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it answered when it was last asked; of a watch that is over, nothing is known."""
+        return self._answers and not self._task.done()
+
+    async def close(self) -> None:
+        """Watch no longer; safe to call twice."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(self._period_s)
+            answers = await self._client.healthy()
+            if answers != self._answers:
+                _log.warning("%s %s", self._name, "answers again" if answers else "does not answer")
+            self._answers = answers
