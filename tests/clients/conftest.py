@@ -11,13 +11,16 @@ import pytest_asyncio
 from tests.e2e.processes import engine, proxy, until_ready
 
 KEY = "sk-app"
+ALIAS = "whisper-1"
+"""What many apps ask for without being told. The engine here serves the checkpoint under this name too."""
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def base_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """What a user gives any client: the address of a proxy, with a real engine and the nano checkpoint behind it."""
     logs = tmp_path_factory.mktemp("logs")
-    async with engine(logs / "engine") as behind, proxy(logs / "proxy", behind.url) as front:
+    alias = ("--alias", f"{ALIAS}=nano")
+    async with engine(logs / "engine", *alias) as behind, proxy(logs / "proxy", behind.url) as front:
         await until_ready(front)
         yield f"{front.url}/v1"
 

@@ -28,7 +28,8 @@ FORMATS: dict[str, dict[str, Any]] = {
         "language": "en",
         "timestamp_granularities": ["word", "segment"],
     },
-    "unknown_model": {"model": "whisper-1"},
+    "alias": {"model": "whisper-1"},
+    "unknown_model": {"model": "absent"},
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from openai.types.audio import Transcription, TranscriptionVerbose
 
 from tests.clients.bodies import check_events, check_verbose, events, srt, vtt
-from tests.clients.conftest import KEY
+from tests.clients.conftest import ALIAS, KEY
 from tests.e2e.processes import RECORDING, SAID
 from tests.requirements import need_program
 
@@ -33,6 +33,7 @@ def transcribed(base_url: str, *arguments: str) -> bytes:
     "arguments",
     [
         (*FILE, "-F", "model=nano"),
+        (*FILE, "-F", f"model={ALIAS}"),
         FILE,
         ("-F", f"file=@{RECORDING};type=audio/wav;filename=meeting.wav"),
         (*FILE, "-F", "model=nano", "-H", "Expect: 100-continue"),
@@ -40,7 +41,16 @@ def transcribed(base_url: str, *arguments: str) -> bytes:
         (*FILE, "-F", "model=nano", "--http1.0"),
         (*FILE, "-F", "model=nano", "-H", "Authorization:"),
     ],
-    ids=["as documented", "without a model", "with a type", "Expect", "chunked", "HTTP/1.0", "without a key"],
+    ids=[
+        "as documented",
+        "by an alias",
+        "without a model",
+        "with a type",
+        "Expect",
+        "chunked",
+        "HTTP/1.0",
+        "without a key",
+    ],
 )
 def test_a_form_becomes_text(base_url: str, arguments: tuple[str, ...]) -> None:
     answer = Transcription.model_validate_json(transcribed(base_url, *arguments), strict=True)
@@ -97,4 +107,4 @@ def test_a_refusal_ends_curl_with_the_envelope(base_url: str) -> None:
 
 
 def test_models_are_listed(base_url: str) -> None:
-    assert [model["id"] for model in json.loads(curl(f"{base_url}/models"))["data"]] == ["nano"]
+    assert [model["id"] for model in json.loads(curl(f"{base_url}/models"))["data"]] == ["nano", ALIAS]

@@ -38,7 +38,7 @@ def outcomes(base_url: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("call", ["default", "json", "segments", "words", "async"])
+@pytest.mark.parametrize("call", ["default", "alias", "json", "segments", "words", "async"])
 def test_a_recording_becomes_text(outcomes: dict[str, Any], route: str, call: str) -> None:
     assert outcomes[f"{route} {call}"]["value"]["text"] == SAID
 

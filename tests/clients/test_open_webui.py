@@ -18,7 +18,7 @@ import aiohttp
 import av
 import pytest
 
-from tests.clients.conftest import KEY
+from tests.clients.conftest import ALIAS, KEY
 from tests.e2e.processes import RECORDING, SAID
 
 pytestmark = pytest.mark.slow
@@ -101,8 +101,8 @@ def recorded(container: str, codec: str) -> bytes:
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"language": "en"}, {"user": USER}, {"key": ""}],
-    ids=["by default", "with a language", "with the user's name", "without a key"],
+    [{}, {"model": ALIAS}, {"language": "en"}, {"user": USER}, {"key": ""}],
+    ids=["by default", "by an alias", "with a language", "with the user's name", "without a key"],
 )
 async def test_what_it_sends_becomes_text(base_url: str, build: Build, options: dict[str, Any]) -> None:
     status, answer = await transcribe(base_url, build, **options)

@@ -13,6 +13,7 @@ from openai.types.audio import Transcription, TranscriptionStreamEvent, Transcri
 from pydantic import TypeAdapter
 
 from tests.clients.bodies import check_events, check_verbose, srt, vtt
+from tests.clients.conftest import ALIAS
 from tests.e2e.processes import RECORDING, SAID
 from tests.requirements import need, need_program
 
@@ -33,6 +34,7 @@ def outcomes(base_url: str) -> dict[str, Any]:
 
 def test_a_recording_becomes_text(outcomes: dict[str, Any]) -> None:
     assert Transcription.model_validate(outcomes["json"]["value"], strict=True).text == SAID
+    assert outcomes["alias"]["value"]["text"] == SAID
     assert outcomes["text"]["value"] == f"{SAID}\n"
     Translation.model_validate(outcomes["translation"]["value"], strict=True)
 
@@ -56,7 +58,7 @@ def test_a_stream_adds_up_to_the_text(outcomes: dict[str, Any]) -> None:
 
 def test_models_are_listed_and_retrieved(outcomes: dict[str, Any]) -> None:
     models = [Model.model_validate(model, strict=True) for model in outcomes["models"]["value"]]
-    assert [model.id for model in models] == ["nano"]
+    assert [model.id for model in models] == ["nano", ALIAS]
     assert Model.model_validate(outcomes["model"]["value"], strict=True) == models[0]
 
 

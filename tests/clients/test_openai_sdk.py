@@ -10,6 +10,7 @@ import pytest
 from openai.types.audio import Transcription, TranscriptionVerbose, Translation, TranslationVerbose
 
 from tests.clients.bodies import check_events, check_verbose, srt, vtt
+from tests.clients.conftest import ALIAS
 from tests.e2e.processes import RECORDING, SAID
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,11 @@ def test_a_recording_becomes_text(client: openai.OpenAI) -> None:
     assert answer.text == SAID
     assert answer.usage is not None
     assert answer.usage.type == "duration"
+
+
+def test_a_model_answers_to_its_alias(client: openai.OpenAI) -> None:
+    assert client.audio.transcriptions.create(model=ALIAS, file=RECORDING).text == SAID
+    assert client.models.retrieve(ALIAS).id == ALIAS
 
 
 @pytest.mark.parametrize(
@@ -104,16 +110,21 @@ def test_a_translation_has_all_formats(client: openai.OpenAI, response_format: A
 
 
 def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["nano"]
+    assert [model.id for model in client.models.list()] == ["nano", ALIAS]
     assert client.models.retrieve("nano").owned_by == "sottovoce"
 
 
-ASYNC_FIELDS = [{}, {"response_format": "verbose_json"}, {"response_format": "json", "chunking_strategy": "auto"}]
+ASYNC_FIELDS = [
+    {},
+    {"model": ALIAS},
+    {"response_format": "verbose_json"},
+    {"response_format": "json", "chunking_strategy": "auto"},
+]
 
 
 @pytest.mark.parametrize("fields", ASYNC_FIELDS, ids=str)
 async def test_the_async_client_gets_the_same_text(async_client: openai.AsyncOpenAI, fields: Any) -> None:
-    answer = await async_client.audio.transcriptions.create(model="nano", file=RECORDING, **fields)
+    answer = await async_client.audio.transcriptions.create(**{"model": "nano", "file": RECORDING} | fields)
     assert answer.text == SAID
 
 
@@ -132,13 +143,13 @@ async def test_the_async_client_streams(async_client: openai.AsyncOpenAI) -> Non
 
 
 async def test_the_async_client_lists_and_retrieves_models(async_client: openai.AsyncOpenAI) -> None:
-    assert [model.id async for model in async_client.models.list()] == ["nano"]
+    assert [model.id async for model in async_client.models.list()] == ["nano", ALIAS]
     assert (await async_client.models.retrieve("nano")).id == "nano"
 
 
 BAD = openai.BadRequestError
 REFUSED: list[tuple[dict[str, Any], type[openai.APIStatusError], int, str, str]] = [
-    ({"model": "whisper-1"}, openai.NotFoundError, 404, "model_not_found", "model"),
+    ({"model": "absent"}, openai.NotFoundError, 404, "model_not_found", "model"),
     ({"file": NOT_AUDIO}, BAD, 400, "unsupported_file", "file"),
     ({"file": ("a.wav", b"")}, BAD, 400, "audio_too_short", "file"),
     ({"file": ("a.wav", bytes(26_214_401))}, openai.APIStatusError, 413, "file_too_large", "file"),
@@ -177,7 +188,7 @@ def test_what_is_not_served_is_not_found(client: openai.OpenAI) -> None:
         client.embeddings.create(model="nano", input="hello")
     assert raised.value.code == "not_found"
     with pytest.raises(openai.NotFoundError) as raised:
-        client.models.retrieve("whisper-1")
+        client.models.retrieve("absent")
     assert raised.value.code == "model_not_found"
 
 

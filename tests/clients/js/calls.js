@@ -14,6 +14,7 @@ const create = (fields) =>
 
 const calls = {
   json: () => create({}),
+  alias: () => create({ model: "whisper-1" }),
   text: () => create({ response_format: "text" }),
   srt: () => create({ language: "en", response_format: "srt" }),
   vtt: () => create({ language: "en", response_format: "vtt" }),
@@ -25,7 +26,7 @@ const calls = {
     client.audio.translations.create({ model: "nano", file: createReadStream(recording) }),
   models: async () => (await client.models.list()).data,
   model: () => client.models.retrieve("nano"),
-  unknown_model: () => create({ model: "whisper-1" }),
+  unknown_model: () => create({ model: "absent" }),
   bad_field: () => create({ temperature: 2 }),
 };
 
