@@ -215,7 +215,7 @@ async def test_forty_minutes_are_heard_like_their_sentences_alone() -> None:
 HOURS_S = 70 * 60
 MAX_FILE_BYTES = 25 * 1024 * 1024
 SAID_AT_S = (0.5, 600.0, 1799.5, 3000.0, 3599.0, 4150.0, 4195.0)
-"""Where its sentences begin: at once, between silences of up to twenty minutes, across the hour, in the last seconds."""
+"""Where its sentences begin: at once, after up to twenty silent minutes, across the hour, in the last seconds."""
 
 
 def hours() -> tuple[bytes, list[Stretch]]:
