@@ -82,12 +82,13 @@ class EngineSettings(ProgramSettings):
         description="Where word times are found for vLLM's texts, by CTranslate2: cpu or cuda; by default `device`.",
     )
     vllm_uds: Path | None = Field(
-        None, description="Unix socket of a vLLM that runs already; confessed, and refused by the default policy."
+        None,
+        description="Unix socket of a vLLM that runs already, with our plugin; confessed, and by default refused.",
     )
     vllm_url: str | None = Field(
         None,
         validate_default=True,
-        description="Loopback URL of a vLLM that runs already; confessed, and refused by the default policy.",
+        description="Loopback URL of a vLLM that runs already, with our plugin; confessed, and by default refused.",
     )
     vllm_gpu_memory_utilization: float | None = Field(
         None,

@@ -29,7 +29,7 @@ from engine.backends.vllm_health import HEALTH_PERIOD_S, HealthWatch
 from engine.backends.vllm_server import PLUGINS, Serving, VllmServer, find_program
 from engine.errors import BackendError
 from engine.speech.fallback import drop_silence
-from engine.types import Clip, ClipTranscript, DecodingOptions, TextDelta
+from engine.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ, Clip, ClipTranscript, DecodingOptions, TextDelta
 
 
 class _Vllm:
@@ -249,17 +249,17 @@ class AttachedVllm(_Vllm):
                 while not await client.healthy():  # noqa: ASYNC110  another process's health is no event of ours
                     await asyncio.sleep(min(self._health_period_s, 1.0))
                 served = await client.served_models()
+                if served and self._model not in served:
+                    client = VllmClient(self._session, served[0], url=base)
+                await _refuse_without_plugin(client)
         except TimeoutError as exc:
             await self.close()
             raise BackendError("the attached vLLM server does not answer") from exc
         except BaseException:
             await self.close()
             raise
-        name = served[0] if served and self._model not in served else self._model
-        self._attached_client = VllmClient(self._session, name, url=base)
-        self._watch = HealthWatch(
-            self._attached_client, name="the attached vLLM server", period_s=self._health_period_s
-        )
+        self._attached_client = client
+        self._watch = HealthWatch(client, name="the attached vLLM server", period_s=self._health_period_s)
 
     async def close(self) -> None:
         if self._watch is not None:
@@ -278,6 +278,14 @@ class AttachedVllm(_Vllm):
         if self._attached_client is None:
             raise BackendError("no vLLM server is attached")
         return self._attached_client
+
+
+async def _refuse_without_plugin(client: VllmClient) -> None:
+    # Without it a prompt is not read, keywords neither, and much is made up: silently, so it is better known at once.
+    try:
+        await client.languages(Clip(0.0, bytes(SAMPLE_RATE_HZ * BYTES_PER_SAMPLE)))
+    except BackendError as exc:
+        raise BackendError("the attached vLLM server has to load our plugin: install sottovoce beside it") from exc
 
 
 def _is_loopback(url: str) -> bool:

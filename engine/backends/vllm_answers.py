@@ -96,13 +96,6 @@ LANGUAGES_FIELDS: Mapping[str, str] = {
     "hotwords": Wanted.LANGUAGES.value,
 }
 
-STOCK_LANGUAGE_FIELDS: Mapping[str, str] = {
-    "temperature": "0",
-    "response_format": "verbose_json",
-    "max_completion_tokens": "1",
-}
-"""Lets a vLLM without our plugin name the language itself."""
-
 
 def transcript_from_verbose(answer: Json, clip: Clip) -> ClipTranscript | None:
     """Read a `verbose_json` answer; None if vLLM cut it into no segments at all, and so dropped what text there was.
@@ -134,18 +127,23 @@ class Report:
     no_speech: float
 
 
-def report_from_verbose(answer: Json) -> Report | None:
-    """Read a report of languages and silence; None if the answer is none, and so of a vLLM without our plugin."""
+def report_from_verbose(answer: Json) -> Report:
+    """Read a report of languages and silence.
+
+    Raises KeyError, TypeError or ValueError if the answer is none, as one of a vLLM without our plugin.
+    """
     reported: dict[str, float] = {}
     for segment in answer["segments"] or ():
         named = REPORTED.fullmatch(segment["text"])
         if named is None and segment["text"].strip():
-            return None
+            raise ValueError("text in place of a report")
         if named is not None:
             reported[named[1]] = min(float(segment["end"]) / PROBABILITY_ONE_S, 1.0)
     languages = {name: probability for name, probability in reported.items() if name not in NO_SPEECH}
     no_speech = sum(reported[name] for name in NO_SPEECH & reported.keys())
-    return Report(languages, no_speech) if languages else None
+    if not languages:
+        raise ValueError("a report without a language")
+    return Report(languages, no_speech)
 
 
 def _segment(fields: Json, clip: Clip) -> Segment:

@@ -18,7 +18,6 @@ import aiohttp
 
 from engine.backends.vllm_answers import (
     LANGUAGES_FIELDS,
-    STOCK_LANGUAGE_FIELDS,
     Json,
     Report,
     Sample,
@@ -102,16 +101,8 @@ class VllmClient:
         yield reader.transcript()
 
     async def languages(self, clip: Clip) -> Mapping[str, float]:
-        """The probabilities of the likeliest languages.
-
-        Of a vLLM without our plugin only the language it chose is to be had, and counts as certain. Raises
-        BackendError.
-        """
-        report = await self._report(clip)
-        if report is not None:
-            return report.languages
-        answer = await self._ask(ROUTES[Task.TRANSCRIBE], clip, STOCK_LANGUAGE_FIELDS)
-        return _read(lambda: {str(answer["language"]): 1.0})
+        """The probabilities of the likeliest languages. Raises BackendError, also of a vLLM without our plugin."""
+        return (await self._report(clip)).languages
 
     async def healthy(self) -> bool:
         """Whether the server answers and its engine lives."""
@@ -133,14 +124,13 @@ class VllmClient:
         answer = await self._get("/v1/models")
         return _read(lambda: tuple(str(model["id"]) for model in json.loads(answer)["data"]))
 
-    async def _report(self, clip: Clip) -> Report | None:
+    async def _report(self, clip: Clip) -> Report:
         answer = await self._ask(ROUTES[Task.TRANSCRIBE], clip, LANGUAGES_FIELDS)
         return _read(lambda: report_from_verbose(answer))
 
     async def _with_no_speech_prob(self, transcript: ClipTranscript, clip: Clip) -> ClipTranscript:
         """Ask whether there is speech in a clip whose text is unlikely; it takes another pass of the encoder."""
-        report = await self._report(clip)
-        no_speech = report.no_speech if report is not None else 0.0
+        no_speech = (await self._report(clip)).no_speech
         segments = tuple(replace(segment, no_speech_prob=no_speech) for segment in transcript.segments)
         return replace(transcript, segments=segments)
 

@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import aiohttp
+import numpy as np
 import openai
 import pytest
 import pytest_asyncio
@@ -221,6 +222,31 @@ async def test_the_deltas_of_a_stream_spell_its_text(served: Served) -> None:
     assert "".join(deltas) == recording.text
     assert events[-1].type == "transcript.text.done"
     assert events[-1].text == recording.text
+
+
+async def test_sampling_fields_reach_the_model(served: Served) -> None:
+    speech = np.frombuffer(few().pcm, "<i2")
+    hiss = np.random.default_rng(7).standard_normal(len(speech)) * 500  # so that the model is unsure
+    noisy = Recording((), (), np.clip(speech + hiss, -32768, 32767).astype("<i2").tobytes()).wav
+
+    async def guess(**sampling: int) -> str:
+        async with served.client as client:
+            stream = await client.audio.transcriptions.create(
+                model="nano",
+                file=("noisy.wav", noisy),
+                language="en",
+                temperature=1,
+                stream=True,
+                chunking_strategy={"type": "server_vad", "threshold": 0},
+                extra_body=sampling,
+            )
+            *_, done = [event async for event in stream]
+        assert done.type == "transcript.text.done"
+        return done.text
+
+    first, again, other = await guess(seed=1), await guess(seed=1), await guess(seed=2)
+    assert first == again != other
+    assert await guess(seed=1, top_k=1) == await guess(seed=2, top_k=1)
 
 
 # --- how likely each token is

@@ -30,6 +30,8 @@ class FakeVllm:
     """Answers like vLLM's API server. answer: what `verbose_json` and `json` requests get, by their fields.
 
     events: what a streamed request gets. cancelled: how many requests were hung up on while they were `held`.
+    greeting: what the first request gets, with which an engine asks whether our plugin is there; it is in no list.
+    greeted: whether that request has come.
     """
 
     answer: Callable[[Form], Any] = lambda _: {"text": " hello", "segments": []}
@@ -45,6 +47,8 @@ class FakeVllm:
     headers: list[dict[str, str]] = field(default_factory=list)
     held: int = 0
     cancelled: int = 0
+    greeting: Any = field(default_factory=lambda: {"segments": [{"text": "<|en|>", "start": 0.0, "end": 18.0}]})
+    greeted: bool = False
 
     @asynccontextmanager
     async def listening(self, socket: Path) -> AsyncIterator[None]:
@@ -63,6 +67,9 @@ class FakeVllm:
 
     async def _take(self, request: web.Request) -> web.StreamResponse:
         form = await self._read(request)
+        if not self.greeted:
+            self.greeted = True
+            return web.json_response(self.greeting)
         self.forms.append(form)
         self.paths.append(request.path)
         self.headers.append(dict(request.headers))

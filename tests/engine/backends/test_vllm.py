@@ -117,12 +117,6 @@ async def test_languages_come_with_their_probabilities_from_our_plugin(socket: P
     assert len(fake.forms) == 1
 
 
-async def test_without_our_plugin_the_language_that_vllm_chose_is_certain(socket: Path) -> None:
-    fake = FakeVllm(answer=lambda form: {"segments": [segment(" hm", 0, 1)], "language": form.get("language", "fr")})
-    async with attached(fake, socket) as transcriber:
-        assert await transcriber.languages("nano", CLIP) == {"fr": 1.0}
-
-
 @pytest.mark.parametrize(("avg_logprob", "no_speech"), [(-0.4, 0.0), (-1.5, 0.9)])
 async def test_whether_there_is_speech_is_asked_where_the_text_is_unlikely(
     socket: Path, avg_logprob: float, no_speech: float
@@ -137,13 +131,6 @@ async def test_whether_there_is_speech_is_asked_where_the_text_is_unlikely(
         transcript = await transcriber.transcribe("nano", CLIP, ENGLISH)
     assert [one.no_speech_prob for one in transcript.segments] == [no_speech, no_speech]
     assert len(fake.forms) == 1 + bool(no_speech), "it takes another pass of the encoder"
-
-
-async def test_without_our_plugin_nothing_is_known_of_silence(socket: Path) -> None:
-    fake = FakeVllm(answer=lambda _: {"segments": [segment(" hm", 0, 1, avg_logprob=-1.5)]})
-    async with attached(fake, socket) as transcriber:
-        transcript = await transcriber.transcribe("nano", CLIP, ENGLISH)
-    assert [one.no_speech_prob for one in transcript.segments] == [0.0]
 
 
 async def test_metrics_are_read_from_the_server(socket: Path) -> None:
@@ -307,6 +294,19 @@ async def test_a_server_that_does_not_answer_is_a_backend_error(socket: Path) ->
         await transcriber.start()
     assert not transcriber.ready
     await transcriber.close()
+
+
+@pytest.mark.parametrize(
+    "segments", [[], None, [segment(" hm", 0, 1)], [segment("", 0, 1)]], ids=["none", "null", "text", "empty"]
+)
+async def test_a_server_without_our_plugin_is_refused(socket: Path, segments: Any) -> None:
+    fake = FakeVllm(greeting={"segments": segments, "text": "", "language": "en"})
+    transcriber = AttachedVllm("nano", uds=socket)
+    async with fake.listening(socket):
+        with pytest.raises(BackendError, match="has to load our plugin"):
+            await transcriber.start()
+    assert not transcriber.ready
+    assert fake.forms == []
 
 
 async def test_readiness_follows_the_servers_health(socket: Path) -> None:

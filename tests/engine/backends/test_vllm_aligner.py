@@ -94,6 +94,7 @@ def fake() -> FakeVllm:
     return FakeVllm(
         answer=lambda _: {"segments": [segment(" hello", 0, 1)], "text": " hello"},
         events=[delta(" hel"), delta("lo"), DONE],
+        greeted=True,
     )
 
 

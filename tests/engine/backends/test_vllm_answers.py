@@ -154,7 +154,6 @@ def test_a_segment_that_lacks_a_field_is_refused(missing: str) -> None:
 def test_a_report_of_languages_gives_each_its_probability() -> None:
     answer = {"segments": [segment("<|en|>", 0.0, 18.4), segment("", 1.0, 1.0), segment("<|yue|>", 18.4, 1.0)]}
     report = report_from_verbose(answer)
-    assert report is not None
     assert report.languages == pytest.approx({"en": 0.92, "yue": 0.05})
     assert report.no_speech == 0
 
@@ -167,7 +166,8 @@ def test_a_report_tells_how_likely_there_is_no_speech(name: str) -> None:
 
 @pytest.mark.parametrize("segments", [[], None, [segment(" hello", 0.0, 1.0)], [segment("", 0.0, 1.0)]])
 def test_an_answer_that_is_no_report_is_seen(segments: list[Any] | None) -> None:
-    assert report_from_verbose({"segments": segments}) is None
+    with pytest.raises(ValueError, match="report"):
+        report_from_verbose({"segments": segments})
 
 
 # --- streams
