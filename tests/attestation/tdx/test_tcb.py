@@ -79,6 +79,13 @@ def test_an_advisory_that_is_not_named_is_refused(status: TcbStatus) -> None:
     assert [name for name, found in checks.items() if found is FAIL] == ["tcb advisories"]
 
 
+def test_an_advisory_hidden_behind_a_level_out_of_date_is_refused() -> None:
+    accepting = _accepting(TcbStatus.OUT_OF_DATE, TcbStatus.SW_HARDENING_NEEDED)
+    assert _checks(_claims(tcb_level("OutOfDate", ADVISORY)), **accepting)["tcb advisories"] is PASS
+    hidden = _checks(_claims(tcb_level("OutOfDate", OTHER_ADVISORY)), **accepting)
+    assert [name for name, found in hidden.items() if found is FAIL] == ["tcb advisories"]
+
+
 @pytest.mark.parametrize("status", sorted(NEEDS_GRACE & set(PLATFORM_STATUSES)))
 def test_a_tcb_past_its_grace_is_refused(status: TcbStatus) -> None:
     claims = _claims(tcb_level(status, ADVISORY))
