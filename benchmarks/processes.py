@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,10 +26,13 @@ class Server:
 
 
 @asynccontextmanager
-async def proxy(engine_url: str) -> AsyncIterator[Server]:
+async def proxy(engine_url: str, *, allow_options: tuple[str, ...] = ()) -> AsyncIterator[Server]:
     """`sottovoce proxy` before an engine, ready."""
-    async with program("sottovoce", "proxy", "--engine", engine_url, "--policy", str(POLICY), port=18080) as server:
-        yield server
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as policy:
+        policy.write(f"{POLICY.read_text()}\n[statement]\nallow_options = {json.dumps(allow_options)}\n")
+        policy.flush()
+        async with program("sottovoce", "proxy", "--engine", engine_url, "--policy", policy.name, port=18080) as server:
+            yield server
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ CHECKPOINT = ROOT / "tests" / "checkpoints" / "nano"
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
 BACKENDS = {
     "faster-whisper": ("--model", f"nano={CHECKPOINT / 'ct2'}"),
-    "vllm": ("--model", f"nano={CHECKPOINT / 'hf'}", "--vllm-program", str(VLLM)),
+    "vllm": ("--model", f"nano={CHECKPOINT / 'hf'}", "--allow-vllm-program", str(VLLM)),
 }
 TIMES = 9
 WARM_UP = 3
@@ -120,7 +120,7 @@ async def _beside(app: App, long: bytes, short: bytes) -> float:
 async def report(name: str) -> None:
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(engine("--backend", name, *BACKENDS[name]))
-        before = await stack.enter_async_context(proxy(running.url))
+        before = await stack.enter_async_context(proxy(running.url, allow_options=("allow_vllm_program",)))
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)))
         app = App(session, before.url)
         minute, clip, short, sentence = (as_wav(spoken(seconds)) for seconds in (60.0, 28.0, 5.0, 1.9))

@@ -208,9 +208,9 @@ def _transcriber(settings: EngineSettings) -> Transcriber:
         return AttachedVllm(settings.models[0][0], uds=settings.vllm_uds, url=settings.vllm_url)
     return VllmTranscriber(
         models,
-        program=settings.vllm_program,
+        program=settings.allow_vllm_program,
         serving=_serving(settings),
-        aligner=Aligner(models, program=settings.vllm_program, device=settings.align_device or settings.device),
+        aligner=Aligner(models, program=settings.allow_vllm_program, device=settings.align_device or settings.device),
     )
 
 

@@ -76,7 +76,6 @@ class EngineSettings(ProgramSettings):
     compute_type: str = Field("default", description="CTranslate2 compute type of faster-whisper.")
     parallel_clips: int = Field(1, gt=0, description="Clips that faster-whisper works on at a time.")
     sampling_fields: bool = Field(False, description="Pass seed, top_p and the like on to a backend that takes them.")
-    vllm_program: str = Field("vllm", description="The vllm program, of an environment with this distribution in it.")
     align_device: str | None = Field(
         None,
         description="Where word times are found for vLLM's texts, by CTranslate2: cpu or cuda; by default `device`.",
@@ -124,6 +123,10 @@ class EngineSettings(ProgramSettings):
     )
     offline_collateral: bool = Field(
         False, description="Ask no vendor: collateral comes from the machine and `collateral_dir` only."
+    )
+    allow_vllm_program: Path | None = Field(
+        None,
+        description="DANGER: run this vllm in place of the image's (beside the engine, or /opt/vllm/bin/vllm).",
     )
     allow_unsandboxed_decoder: bool = Field(
         False, description="DANGER: decode uploads even where the kernel offers no system call filter."

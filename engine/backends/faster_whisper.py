@@ -33,14 +33,9 @@ from engine.backends.messages import (
     transcript_from_fields,
     transcript_to_fields,
 )
+from engine.backends.surroundings import cuda_libraries, gpus, memory_directory
 from engine.errors import BackendError
 from engine.types import Clip, ClipTranscript, DecodingOptions, TextDelta
-
-MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  a directory in memory is the point
-"""Where the worker's temporary files go, should it ever make one: memory, not a disk."""
-
-PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
-"""What a GPU needs of the engine's environment."""
 
 _log = logging.getLogger(__name__)
 
@@ -306,12 +301,11 @@ def _read(reader: Callable[[Fields], T], answer: Fields) -> T:
 
 
 def _environment() -> dict[str, str]:
-    """Return all that the worker sees of the environment."""
-    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    in_memory = {"TMPDIR": str(MEMORY_DIRECTORY)} if MEMORY_DIRECTORY.is_dir() else {}
+    """Return all that the worker sees of the environment. Raises BackendError."""
     return {
-        **passed_on,
-        **in_memory,
+        **gpus(),
+        **cuda_libraries(),
+        "TMPDIR": str(memory_directory()),
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "LC_ALL": "C.UTF-8",
         # Checkpoints come from the disk, and nothing is reported to anyone.

@@ -22,14 +22,15 @@ import aiohttp
 
 from attestation.http import open_session
 from engine.backends.keeper import Keeper
+from engine.backends.surroundings import find_vllm
 from engine.backends.vllm_aligner import Aligner
 from engine.backends.vllm_answers import Sample
 from engine.backends.vllm_client import CONNECT_S, SILENCE_S, VllmClient, open_uds_session
-from engine.backends.vllm_health import HEALTH_PERIOD_S, HealthWatch
-from engine.backends.vllm_server import PLUGINS, Serving, VllmServer, find_program
+from engine.backends.vllm_health import HEALTH_PERIOD_S, PATIENCE_S, HealthWatch
+from engine.backends.vllm_server import PLUGINS, Serving, VllmServer
 from engine.errors import BackendError
 from engine.speech.fallback import drop_silence
-from engine.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ, Clip, ClipTranscript, DecodingOptions, TextDelta
+from engine.types import Clip, ClipTranscript, DecodingOptions, TextDelta
 
 
 class _Vllm:
@@ -63,11 +64,12 @@ class VllmTranscriber(_Vllm):
     """Implements `engine.speech.transcriber.Transcriber` with servers of its own.
 
     models: for each id the directory of a Whisper checkpoint as Hugging Face has them.
-    program: the `vllm` executable, of an environment in which our distribution is installed too.
+    program: the `vllm` executable, of an environment in which our distribution is installed too; None for the image's.
     aligner: finds the times of words and the log probabilities of tokens; None for a backend that has neither.
     start_timeout_s: how long each model may take to load.
     restart_delay_s: the wait before a server that died is replaced; doubled while none answers a call.
-    health_period_s: how often a server is asked whether it still answers.
+    health_period_s: how often a server is asked whether it still answers. patience_s: after so long without an answer
+    it is replaced.
     """
 
     attached = False
@@ -80,18 +82,20 @@ class VllmTranscriber(_Vllm):
         self,
         models: Mapping[str, Path],
         *,
-        program: str = "vllm",
+        program: Path | None = None,
         serving: Serving | None = None,
         aligner: Aligner | None = None,
         start_timeout_s: float = 900.0,
         restart_delay_s: float = 0.5,
         health_period_s: float = HEALTH_PERIOD_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._program = program
         self._serving = serving or Serving()
         self._aligner = aligner
         self._start_timeout_s = start_timeout_s
         self._health_period_s = health_period_s
+        self._patience_s = patience_s
         # One after the other on a GPU: what others take of it meanwhile, vLLM counts as its own.
         on_gpu = self._serving.device != "cpu"
         self._turn: AbstractAsyncContextManager[object] = asyncio.Lock() if on_gpu else nullcontext()
@@ -146,7 +150,7 @@ class VllmTranscriber(_Vllm):
         except BaseException as exc:
             await self.close()
             if isinstance(exc, ExceptionGroup) and exc.subgroup(_is_unexpected) is None:
-                raise BackendError("a vLLM server did not start") from exc
+                raise BackendError(f"a vLLM server did not start: {exc.exceptions[0]}") from exc
             raise
 
     async def close(self) -> None:
@@ -180,12 +184,13 @@ class VllmTranscriber(_Vllm):
         checkpoint = path.absolute()  # vLLM is started elsewhere
 
         async def launch() -> VllmServer:
-            program = find_program(self._program)
+            program = find_vllm(self._program)
             async with self._turn:
                 return await VllmServer.launch(
                     *(program, model, checkpoint, self._serving),
                     timeout_s=self._start_timeout_s,
                     health_period_s=self._health_period_s,
+                    patience_s=self._patience_s,
                 )
 
         return launch
@@ -251,7 +256,7 @@ class AttachedVllm(_Vllm):
                 served = await client.served_models()
                 if served and self._model not in served:
                     client = VllmClient(self._session, served[0], url=base)
-                await _refuse_without_plugin(client)
+                await client.refuse_without_plugin()
         except TimeoutError as exc:
             await self.close()
             raise BackendError("the attached vLLM server does not answer") from exc
@@ -278,14 +283,6 @@ class AttachedVllm(_Vllm):
         if self._attached_client is None:
             raise BackendError("no vLLM server is attached")
         return self._attached_client
-
-
-async def _refuse_without_plugin(client: VllmClient) -> None:
-    # Without it a prompt is not read, keywords neither, and much is made up: silently, so it is better known at once.
-    try:
-        await client.languages(Clip(0.0, bytes(SAMPLE_RATE_HZ * BYTES_PER_SAMPLE)))
-    except BackendError as exc:
-        raise BackendError("the attached vLLM server has to load our plugin: install sottovoce beside it") from exc
 
 
 def _is_loopback(url: str) -> bool:

@@ -15,15 +15,13 @@ import asyncio
 import os
 import shutil
 import sys
-import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Mapping
 from pathlib import Path
 
 from engine.backends.faster_whisper import FasterWhisperTranscriber
-from engine.backends.vllm_directories import MEMORY_DIRECTORY
+from engine.backends.surroundings import find_vllm, make_private
 from engine.backends.vllm_output import read_causes
-from engine.backends.vllm_server import find_program
 from engine.errors import BackendError
 from engine.types import Clip, ClipTranscript, DecodingOptions
 
@@ -41,10 +39,10 @@ class Aligner:
     """Aligns the texts of models with their clips.
 
     models: for each id the directory of a Whisper checkpoint as Hugging Face has them.
-    program: the `vllm` executable, in whose environment CTranslate2 is installed too.
+    program: the `vllm` executable, in whose environment CTranslate2 is installed too; None for the image's.
     """
 
-    def __init__(self, models: Mapping[str, Path], *, program: str = "vllm", device: str = "cpu") -> None:
+    def __init__(self, models: Mapping[str, Path], *, program: Path | None = None, device: str = "cpu") -> None:
         self._models = models
         self._program = program
         self._device = device
@@ -62,9 +60,8 @@ class Aligner:
 
     async def convert(self) -> None:
         """Convert the checkpoints of all models, before `start`. Raises BackendError."""
-        in_memory = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
-        directory = self._directory = Path(tempfile.mkdtemp(prefix="sottovoce-align-", dir=in_memory))
-        python = find_program(self._program).with_name("python")
+        directory = self._directory = make_private("sottovoce-align-")
+        python = find_vllm(self._program).with_name("python")
         converted = {name: directory / str(number) for number, name in enumerate(self._models)}
         for name, target in converted.items():
             await _convert(python, self._models[name].absolute(), target)

@@ -33,7 +33,7 @@ from engine.backends.vllm_answers import (
 )
 from engine.errors import BackendError
 from engine.speech.fallback import MIN_AVG_LOGPROB
-from engine.types import Clip, ClipTranscript, DecodingOptions, Task, TextDelta
+from engine.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ, Clip, ClipTranscript, DecodingOptions, Task, TextDelta
 
 CONNECT_S = 5.0
 SILENCE_S = 300.0
@@ -48,6 +48,8 @@ ROUTES = {Task.TRANSCRIBE: "/v1/audio/transcriptions", Task.TRANSLATE: "/v1/audi
 
 ONE_CALL = {"Connection": "close"}
 """vLLM closes an idle connection after 5 s, perhaps just as a clip is sent over it; a new one costs nothing."""
+
+SILENCE = Clip(0.0, bytes(SAMPLE_RATE_HZ * BYTES_PER_SAMPLE))
 
 T = TypeVar("T")
 
@@ -103,6 +105,17 @@ class VllmClient:
     async def languages(self, clip: Clip) -> Mapping[str, float]:
         """The probabilities of the likeliest languages. Raises BackendError, also of a vLLM without our plugin."""
         return (await self._report(clip)).languages
+
+    async def refuse_without_plugin(self) -> None:
+        """Raises BackendError unless the server has our plugin.
+
+        Without it a prompt is not read, keywords are not, and much is made up: silently, so that it has to be asked.
+        """
+        try:
+            await self._report(SILENCE)
+        except BackendError as exc:
+            raise BackendError("vLLM has to load our plugin: install sottovoce in its environment") from exc
+        self.served = False
 
     async def healthy(self) -> bool:
         """Whether the server answers and its engine lives."""

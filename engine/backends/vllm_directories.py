@@ -8,14 +8,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  a directory in memory is the point
+from engine.backends.surroundings import make_private
 
 
 @dataclass(frozen=True, slots=True)
 class Directories:
     """Where one server puts things; only we can enter.
 
-    private: the sockets, and temporary files; in memory if the machine has such a place. caches: compiled kernels and
+    private: the sockets, and temporary files; in memory. caches: compiled kernels and
     the like, which say nothing of any clip; beside them, unless programs in that memory may not be run.
     """
 
@@ -24,8 +24,8 @@ class Directories:
 
     @classmethod
     def make(cls) -> Directories:
-        in_memory = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
-        private = Path(tempfile.mkdtemp(prefix="sottovoce-vllm-", dir=in_memory))
+        """Raises BackendError where there is no place in memory."""
+        private = make_private("sottovoce-vllm-")
         if os.statvfs(private).f_flag & os.ST_NOEXEC:
             caches = Path(tempfile.mkdtemp(prefix="sottovoce-vllm-"))
         else:

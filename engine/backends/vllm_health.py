@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from engine.backends.vllm_client import VllmClient
 
 HEALTH_PERIOD_S = 5.0
+PATIENCE_S = 60.0
+"""How long a server may be silent before it is taken for one that never answers again."""
 
 _log = logging.getLogger(__name__)
 
@@ -15,13 +18,23 @@ _log = logging.getLogger(__name__)
 class HealthWatch:
     """Follows the health of a server that answers when the watch begins.
 
-    name: what the log calls the server.
+    name: what the log calls the server. give_up: what to do once it has not answered for `patience_s`.
     """
 
-    def __init__(self, client: VllmClient, *, name: str, period_s: float = HEALTH_PERIOD_S) -> None:
+    def __init__(
+        self,
+        client: VllmClient,
+        *,
+        name: str,
+        period_s: float = HEALTH_PERIOD_S,
+        patience_s: float = PATIENCE_S,
+        give_up: Callable[[], None] | None = None,
+    ) -> None:
         self._client = client
         self._name = name
         self._period_s = period_s
+        self._patience_s = patience_s
+        self._give_up = give_up
         self._answers = True
         # Lives as long as this object, longer than any TaskGroup here could; `close` awaits it.
         self._task = asyncio.create_task(self._follow())  # noqa: TID251
@@ -37,9 +50,17 @@ class HealthWatch:
         await asyncio.wait([self._task])
 
     async def _follow(self) -> None:
+        clock = asyncio.get_running_loop()
+        answered_at = clock.time()
         while True:
             await asyncio.sleep(self._period_s)
             answers = await self._client.healthy()
             if answers != self._answers:
                 _log.warning("%s %s", self._name, "answers again" if answers else "does not answer")
             self._answers = answers
+            if answers:
+                answered_at = clock.time()
+            elif self._give_up is not None and clock.time() - answered_at > self._patience_s:
+                _log.error("%s is given up", self._name)
+                self._give_up()
+                return

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import math
 import os
-import shutil
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
@@ -23,10 +22,11 @@ from pathlib import Path
 
 import aiohttp
 
+from engine.backends.surroundings import SEARCH_PATH, gpus
 from engine.backends.vllm_client import VllmClient, open_uds_session
 from engine.backends.vllm_directories import Directories
 from engine.backends.vllm_entry_points import PLUGIN
-from engine.backends.vllm_health import HEALTH_PERIOD_S, HealthWatch
+from engine.backends.vllm_health import HEALTH_PERIOD_S, PATIENCE_S, HealthWatch
 from engine.backends.vllm_output import read_causes
 from engine.errors import BackendError
 
@@ -38,12 +38,6 @@ CLOSE_S = 10.0
 PLUGINS = (PLUGIN,)
 """The plugins that vLLM loads, for the statement: `VLLM_PLUGINS` lets no other name in, and where that variable decides
 nothing, our own ends the process that has others installed beside it (`engine.backends.vllm_entry_points`)."""
-
-PASSED_ON = (
-    *("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"),
-    *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
-)
-"""What a GPU, and the compiler of its kernels, need of the engine's environment."""
 
 QUIET = {
     # Above INFO: there vLLM names the language of each request, and at DEBUG its prompt.
@@ -101,6 +95,9 @@ class Serving:
             f"--max-num-queued-reqs={self.max_num_queued_reqs}",
             # Sampling defaults are ours, not the checkpoint's.
             "--generation-config=vllm",
+            # What one recording left behind must neither stay nor be felt by the next.
+            "--no-enable-prefix-caching",
+            "--mm-processor-cache-gb=0",
             "--disable-uvicorn-access-log",
             "--uvicorn-log-level=warning",
             "--disable-fastapi-docs",
@@ -170,24 +167,18 @@ class VllmServer:
         *,
         timeout_s: float,
         health_period_s: float = HEALTH_PERIOD_S,
+        patience_s: float = PATIENCE_S,
     ) -> VllmServer:
         """Start vLLM and return once it serves. Raises BackendError."""
-        directories = Directories.make()
-        command = (
-            *(sys.executable, "-P", "-s", "-B", "-m", "engine.backends.vllm_launcher", str(os.getpid())),
-            *(str(program), "serve", str(checkpoint), f"--served-model-name={model}", f"--uds={directories.socket}"),
-            *serving.flags,
-        )
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=DEVNULL,
-                stdout=PIPE,
-                stderr=STDOUT,
-                env=environment(program, directories) | serving.variables,
-                cwd="/",
-                start_new_session=True,
-            )
+            directories = Directories.make()
+        except OSError as exc:
+            raise BackendError("there is no room in memory for a server's files") from exc
+        try:
+            process = await _spawn(program, model, checkpoint, serving, directories)
+        except OSError as exc:
+            directories.remove()
+            raise BackendError("no process could be started for vLLM") from exc
         except BaseException:
             directories.remove()
             raise
@@ -195,13 +186,20 @@ class VllmServer:
         try:
             async with asyncio.timeout(timeout_s):
                 await server._until_healthy()
+                await server.client.refuse_without_plugin()
         except TimeoutError as exc:
             await server.close()
             raise BackendError("vLLM did not load its model in time") from exc
         except BaseException:
             await server.close()
             raise
-        server._watch = HealthWatch(server.client, name=f"the vLLM server of {model}", period_s=health_period_s)
+        server._watch = HealthWatch(
+            server.client,
+            name=f"the vLLM server of {model}",
+            period_s=health_period_s,
+            patience_s=patience_s,
+            give_up=server._kill,
+        )
         return server
 
     async def wait(self) -> None:
@@ -220,6 +218,10 @@ class VllmServer:
                 raise BackendError("vLLM ended before it had loaded its model")
             await asyncio.sleep(START_PERIOD_S)
 
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
     async def _end(self) -> None:
         """End the whole process group: in good order if that is soon, so that vLLM gives shared memory back.
 
@@ -234,14 +236,30 @@ class VllmServer:
         await self._reader
 
 
+async def _spawn(program: Path, model: str, checkpoint: Path, serving: Serving, directories: Directories) -> Process:
+    command = (
+        *(sys.executable, "-P", "-s", "-B", "-m", "engine.backends.vllm_launcher", str(os.getpid())),
+        *(str(program), "serve", str(checkpoint), f"--served-model-name={model}", f"--uds={directories.socket}"),
+        *serving.flags,
+    )
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=STDOUT,
+        env=environment(program, directories) | serving.variables,
+        cwd="/",
+        start_new_session=True,
+    )
+
+
 def environment(program: Path, directories: Directories) -> dict[str, str]:
     """All that vLLM sees of the environment, but for what tunes it."""
     caches = str(directories.caches)
-    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return {
-        **passed_on,
+        **gpus(),
         **QUIET,
-        "PATH": os.pathsep.join([str(program.parent), passed_on.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([str(program.parent), SEARCH_PATH]),
         "LC_ALL": "C.UTF-8",
         "TMPDIR": str(directories.temporary),
         "VLLM_RPC_BASE_PATH": str(directories.private / "rpc"),
@@ -258,11 +276,3 @@ def environment(program: Path, directories: Directories) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-
-
-def find_program(program: str) -> Path:
-    """The `vllm` executable. Raises BackendError where there is none."""
-    found = shutil.which(program)
-    if found is None:
-        raise BackendError("there is no such vllm program")
-    return Path(found).absolute()

@@ -24,7 +24,7 @@ import pytest_asyncio
 
 from engine.backends.vllm import AttachedVllm
 from tests.e2e.conftest import TRANSCRIPTIONS, form
-from tests.e2e.processes import RECORDING, SAID, Program, proxy, until_ready
+from tests.e2e.processes import POLICY, RECORDING, SAID, Program, proxy, until_ready
 from tests.engine.backends.real_vllm import LIMIT_S, VllmEngine, find_vllm
 from tests.engine.backends.test_faster_whisper import is_gone
 from tests.speaker import Recording, record
@@ -85,7 +85,13 @@ class Served:
 async def served(vllm_engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     log = tmp_path_factory.mktemp("logs") / "proxy"
     patience = aiohttp.ClientTimeout(total=LIMIT_S)
-    async with proxy(log, vllm_engine.program.url) as front, aiohttp.ClientSession(timeout=patience) as session:
+    # vLLM lies where its tests want it, which no image does.
+    policy = log.with_name("policy.toml")
+    policy.write_text(f'{POLICY.read_text()}\n[statement]\nallow_options = ["allow_vllm_program"]\n')
+    async with (
+        proxy(log, vllm_engine.program.url, policy=policy) as front,
+        aiohttp.ClientSession(timeout=patience) as session,
+    ):
         await until_ready(front, LIMIT_S)
         yield Served(vllm_engine, front, session)
 

@@ -173,9 +173,21 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    greeted = False
+
     def do_POST(self) -> None:
-        """Die in the middle of a request, when a clip arrives."""
-        os._exit(9)
+        """Have our plugin, and die in the middle of a request, when a clip arrives."""
+        if Handler.greeted:
+            os._exit(9)
+        Handler.greeted = True
+        self.rfile.read(int(self.headers["Content-Length"]))
+        stock = json.loads((Path(sys.argv[2]) / "behaviour.json").read_text()).get("stock")
+        name = " hm" if stock else "<|en|>"
+        answer = json.dumps({"segments": [{"text": name, "start": 0.0, "end": 18.0}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
 
     def address_string(self) -> str:
         return "unix"

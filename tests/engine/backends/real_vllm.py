@@ -68,7 +68,7 @@ async def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     directory = tmp_path_factory.mktemp("vllm")
     printed = directory / "printed"
     vllm = _telling(find_vllm(), directory, printed)
-    model = ("--model", f"nano={CHECKPOINT}", "--backend", "vllm", "--vllm-program", str(vllm))
+    model = ("--model", f"nano={CHECKPOINT}", "--backend", "vllm", "--allow-vllm-program", str(vllm))
     arguments = ("serve", "--insecure-evidence", "--sampling-fields", *model)
     # Without root's privileges, so that a test can find out who may look into it.
     async with program("sottovoce-engine", arguments, directory / "engine.log", prefix=unprivileged()) as running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -17,9 +18,10 @@ from typing import Any, Self
 import pytest
 
 from engine.backends import vllm_server
+from engine.backends.surroundings import MEMORY_DIRECTORY
 from engine.backends.vllm import AttachedVllm, VllmTranscriber
 from engine.backends.vllm_answers import Sample
-from engine.backends.vllm_directories import MEMORY_DIRECTORY, Directories
+from engine.backends.vllm_directories import Directories
 from engine.backends.vllm_entry_points import REFUSAL
 from engine.backends.vllm_prompt import Wanted
 from engine.backends.vllm_server import Serving, VllmServer
@@ -353,12 +355,12 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> str:
-    return str(write_program(tmp_path / "vllm"))
+def program(tmp_path: Path) -> Path:
+    return write_program(tmp_path / "vllm")
 
 
 @pytest.fixture
-async def transcriber(checkpoint: Checkpoint, program: str) -> AsyncIterator[VllmTranscriber]:
+async def transcriber(checkpoint: Checkpoint, program: Path) -> AsyncIterator[VllmTranscriber]:
     made = VllmTranscriber({"nano": checkpoint.directory}, program=program, restart_delay_s=0)
     await made.start()
     yield made
@@ -373,6 +375,14 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+UNCONFESSED = {
+    *("PATH", "HOME", "TMPDIR", "LC_ALL", "XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT"),
+    *("TORCHINDUCTOR_CACHE_DIR", "VLLM_RPC_BASE_PATH", "VLLM_HOST_IP", "TOKENIZERS_PARALLELISM"),
+    *("PYTHONSAFEPATH", "PYTHONNOUSERSITE", "PYTHONDONTWRITEBYTECODE"),
+}
+"""Variables that nobody but our code chooses."""
+
+
 async def test_a_server_is_started_with_the_flags_that_are_confessed(
     transcriber: VllmTranscriber, checkpoint: Checkpoint
 ) -> None:
@@ -383,28 +393,35 @@ async def test_a_server_is_started_with_the_flags_that_are_confessed(
     flags = {argument for argument in transcriber.arguments if argument.startswith("--")}
     assert set(arguments[2:]) == flags | own
     variables = set(transcriber.arguments) - flags
-    assert variables == {f"{name}={value}" for name, value in environment.items()} & variables
+    given = {f"{name}={value}" for name, value in environment.items()}
+    assert {one.partition("=")[0] for one in given - variables} == UNCONFESSED
+    assert variables <= given
     assert "VLLM_LOGGING_LEVEL=WARNING" in variables
     assert not {"--enable-log-requests", "--enable-log-outputs"} & flags
     assert (transcriber.kind, transcriber.attached, transcriber.plugins) == ("vllm", False, ("sottovoce",))
 
 
 async def test_a_server_sees_nothing_of_the_engines_environment(
-    checkpoint: Checkpoint, program: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Checkpoint, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOTTOVOCE_SECRET", SECRET)
     monkeypatch.setenv("HTTPS_PROXY", "http://192.0.2.1")
-    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_HOME"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("PATH", f"/nowhere:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     transcriber = VllmTranscriber({"nano": checkpoint.directory}, program=program)
     await transcriber.start()
     await transcriber.close()
     environment = checkpoint.seen["environment"]
-    assert not {"SOTTOVOCE_SECRET", "HTTPS_PROXY", "PYTHONPATH"} & environment.keys()
+    assert environment.keys() & {"SOTTOVOCE_SECRET", "HTTPS_PROXY"} == set()
     assert SECRET not in environment.values()
+    assert "/nowhere" not in ":".join(environment.values()), "code comes from the image alone"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 async def test_a_servers_files_are_where_only_its_owner_can_enter_and_go_with_it(
-    checkpoint: Checkpoint, program: str
+    checkpoint: Checkpoint, program: Path
 ) -> None:
     transcriber = VllmTranscriber({"nano": checkpoint.directory}, program=program)
     await transcriber.start()
@@ -412,8 +429,7 @@ async def test_a_servers_files_are_where_only_its_owner_can_enter_and_go_with_it
     assert directories.private.stat().st_mode & 0o777 == 0o700
     assert directories.socket.parent == directories.private
     assert checkpoint.seen["environment"]["TMPDIR"] == str(directories.temporary)
-    if MEMORY_DIRECTORY.is_dir():
-        assert MEMORY_DIRECTORY in directories.temporary.parents
+    assert MEMORY_DIRECTORY in directories.temporary.parents
     await transcriber.close()
     assert not directories.private.exists()
     assert not directories.caches.exists()
@@ -451,7 +467,7 @@ async def test_while_a_server_is_replaced_calls_fail_and_the_backend_is_not_read
 
 @pytest.mark.parametrize("trouble", ["ill", "hangs"])
 async def test_a_server_that_lives_but_does_not_answer_is_not_ready(
-    checkpoint: Checkpoint, program: str, trouble: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Checkpoint, program: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = VllmTranscriber({"nano": checkpoint.directory}, program=program, health_period_s=0.01)
     await made.start()
@@ -469,9 +485,63 @@ async def test_a_server_that_lives_but_does_not_answer_is_not_ready(
         await made.close()
 
 
+async def test_a_server_that_never_answers_again_is_replaced(
+    checkpoint: Checkpoint, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = VllmTranscriber(
+        {"nano": checkpoint.directory}, program=program, restart_delay_s=0, health_period_s=0.01, patience_s=0.5
+    )
+    await made.start()
+    monkeypatch.setattr("engine.backends.vllm_client.HEALTH_S", 0.2)
+    try:
+        first = made.server("nano").pid
+        (checkpoint.directory / "hangs").touch()
+        await until(lambda: is_gone(first))
+        (checkpoint.directory / "hangs").unlink()
+        await until(lambda: made.ready)
+        assert made.server("nano").pid != first
+    finally:
+        await made.close()
+
+
+@pytest.mark.parametrize("failing", ["make", "spawn"])
+async def test_a_restart_for_which_there_is_no_room_is_tried_again(
+    checkpoint: Checkpoint, program: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    made = VllmTranscriber({"nano": checkpoint.directory}, program=program, restart_delay_s=0)
+    await made.start()
+    failures = 0
+
+    def fail(*_: Any, **__: Any) -> Any:
+        nonlocal failures
+        failures += 1
+        raise OSError(errno.ENOSPC, "no room")
+
+    try:
+        with monkeypatch.context() as patched:
+            if failing == "make":
+                patched.setattr(Directories, "make", fail)
+            else:
+                patched.setattr("engine.backends.vllm_server._spawn", fail)
+            os.kill(made.server("nano").pid, signal.SIGKILL)
+            await until(lambda: failures >= 2)
+        await until(lambda: made.ready)
+    finally:
+        await made.close()
+
+
+async def test_a_server_of_our_own_has_to_have_our_plugin(checkpoint: Checkpoint, program: Path) -> None:
+    checkpoint.behave(stock=True)
+    transcriber = VllmTranscriber({"nano": checkpoint.directory}, program=program)
+    with pytest.raises(BackendError, match="has to load our plugin"):
+        await transcriber.start()
+    assert not transcriber.ready
+    await until(lambda: is_gone(checkpoint.seen["pid"]))
+
+
 @pytest.mark.parametrize(("device", "together"), [("cuda", 1), ("cpu", 2)])
 async def test_servers_that_share_a_gpu_start_one_after_the_other(
-    tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch, device: str, together: int
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch, device: str, together: int
 ) -> None:
     starting, most = 0, 0
 
@@ -502,7 +572,7 @@ class Standing:
 
 
 async def test_what_a_server_leaves_behind_is_ended_with_it(
-    checkpoint: Checkpoint, program: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Checkpoint, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_server, "CLOSE_S", 0.2)
     checkpoint.behave(child=True)
@@ -513,7 +583,7 @@ async def test_what_a_server_leaves_behind_is_ended_with_it(
     await until(lambda: is_gone(child))
 
 
-async def test_a_server_that_cannot_start_is_a_backend_error(checkpoint: Checkpoint, program: str) -> None:
+async def test_a_server_that_cannot_start_is_a_backend_error(checkpoint: Checkpoint, program: Path) -> None:
     checkpoint.behave(ends=True)
     transcriber = VllmTranscriber({"nano": checkpoint.directory}, program=program)
     with pytest.raises(BackendError):
@@ -523,7 +593,7 @@ async def test_a_server_that_cannot_start_is_a_backend_error(checkpoint: Checkpo
 
 
 async def test_of_several_servers_all_are_ended_when_one_cannot_start(
-    checkpoint: Checkpoint, program: str, tmp_path: Path
+    checkpoint: Checkpoint, program: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "broken").mkdir()
     broken = Checkpoint(tmp_path / "broken")
@@ -535,7 +605,7 @@ async def test_of_several_servers_all_are_ended_when_one_cannot_start(
         await until(lambda: is_gone(checkpoint.seen["pid"]))
 
 
-async def test_a_server_that_never_answers_is_given_up(checkpoint: Checkpoint, program: str) -> None:
+async def test_a_server_that_never_answers_is_given_up(checkpoint: Checkpoint, program: Path) -> None:
     checkpoint.behave(deaf=True)
     transcriber = VllmTranscriber({"nano": checkpoint.directory}, program=program, start_timeout_s=3)
     with pytest.raises(BackendError):
@@ -546,7 +616,7 @@ async def test_a_server_that_never_answers_is_given_up(checkpoint: Checkpoint, p
 @pytest.mark.parametrize("name", ["no-such-vllm", "/no/such/vllm"])
 async def test_a_program_that_is_not_there_is_a_backend_error(checkpoint: Checkpoint, name: str) -> None:
     with pytest.raises(BackendError):
-        await VllmTranscriber({"nano": checkpoint.directory}, program=name).start()
+        await VllmTranscriber({"nano": checkpoint.directory}, program=Path(name)).start()
 
 
 async def test_a_model_that_is_not_served_is_a_backend_error(transcriber: VllmTranscriber) -> None:
@@ -561,7 +631,7 @@ async def test_closing_twice_is_safe(transcriber: VllmTranscriber) -> None:
 
 
 async def test_what_a_server_prints_is_told_in_our_words_only(
-    checkpoint: Checkpoint, program: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    checkpoint: Checkpoint, program: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     checkpoint.behave(ends=True, prints=f"RuntimeError: CUDA out of memory while hearing {SECRET}")
@@ -572,7 +642,7 @@ async def test_what_a_server_prints_is_told_in_our_words_only(
 
 
 async def test_that_foreign_plugins_ended_a_server_is_told(
-    checkpoint: Checkpoint, program: str, caplog: pytest.LogCaptureFixture
+    checkpoint: Checkpoint, program: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint.behave(ends=True, prints=f"Traceback\nRuntimeError: {REFUSAL}\n")
     with pytest.raises(BackendError):
@@ -581,12 +651,13 @@ async def test_that_foreign_plugins_ended_a_server_is_told(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a server ends when the engine closes it")
-async def test_a_server_does_not_outlive_an_engine_that_is_killed(checkpoint: Checkpoint, program: str) -> None:
+async def test_a_server_does_not_outlive_an_engine_that_is_killed(checkpoint: Checkpoint, program: Path) -> None:
     script = f"""
 import asyncio, pathlib
 from engine.backends.vllm import VllmTranscriber
 async def main():
-    transcriber = VllmTranscriber({{"nano": pathlib.Path({str(checkpoint.directory)!r})}}, program={program!r})
+    model, program = map(pathlib.Path, {[str(checkpoint.directory), str(program)]!r})
+    transcriber = VllmTranscriber({{"nano": model}}, program=program)
     await transcriber.start()
     print(transcriber.server("nano").directories.private, flush=True)
     await asyncio.sleep(3600)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from engine.backends import vllm_aligner, vllm_directories
+from engine.backends import surroundings, vllm_aligner
 from engine.backends.vllm import AttachedVllm, VllmTranscriber
 from engine.backends.vllm_aligner import Aligner
 from engine.backends.vllm_client import VllmClient, open_uds_session
@@ -164,7 +164,7 @@ def test_what_can_be_asked_for_follows_from_having_an_aligner(client: VllmClient
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where converted checkpoints go."""
     (tmp_path / "memory").mkdir()
-    monkeypatch.setattr(vllm_aligner, "MEMORY_DIRECTORY", tmp_path / "memory")
+    monkeypatch.setattr(surroundings, "MEMORY_DIRECTORY", tmp_path / "memory")
     return tmp_path / "memory"
 
 
@@ -177,7 +177,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 
 def backend(checkpoint: Checkpoint, tmp_path: Path, aligner: Aligner) -> VllmTranscriber:
-    program = str(write_program(tmp_path / "vllm"))
+    program = write_program(tmp_path / "vllm")
     return VllmTranscriber({"nano": checkpoint.directory}, program=program, aligner=aligner, restart_delay_s=0)
 
 
@@ -208,7 +208,6 @@ async def test_the_aligner_loads_once_vllm_has_taken_its_share_of_the_gpu(
 async def test_without_its_aligner_nothing_is_served_and_nothing_left(
     checkpoint: Checkpoint, tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
-    monkeypatch.setattr(vllm_directories, "MEMORY_DIRECTORY", memory)
     aligner = FakeAligner(failure=failure)
     transcriber = backend(checkpoint, tmp_path, aligner)
     with pytest.raises(BackendError):
@@ -223,7 +222,7 @@ async def test_without_its_aligner_nothing_is_served_and_nothing_left(
 # --- the conversion
 
 
-def converter(directory: Path, does: str) -> str:
+def converter(directory: Path, does: str) -> Path:
     """A `vllm` with a Python beside it that behaves like the converter. does: what it does with `target`."""
     directory.mkdir()
     script = f"""\
@@ -236,7 +235,7 @@ def converter(directory: Path, does: str) -> str:
     for name in ("vllm", "python"):
         (directory / name).write_text(textwrap.dedent(script))
         (directory / name).chmod(0o755)
-    return str(directory / "vllm")
+    return directory / "vllm"
 
 
 COPIES = f"shutil.copytree({str(CONVERTED)!r}, target)"
@@ -315,7 +314,7 @@ async def test_the_converter_of_vllms_environment_makes_what_the_worker_loads(
     memory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    aligner = Aligner({"nano": CHECKPOINT}, program=str(find_vllm()))
+    aligner = Aligner({"nano": CHECKPOINT}, program=find_vllm())
     await aligner.convert()
     written = {path.name for path in next(memory.iterdir()).glob("0/*")}
     assert {"model.bin", "tokenizer.json", "preprocessor_config.json"} <= written

@@ -6,17 +6,20 @@ The server is the one that the shipped engine has started for the whole run; her
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.backends.vllm import AttachedVllm
+from engine.backends.vllm_client import open_uds_session
 from engine.errors import BackendError
 from engine.types import SAMPLE_RATE_HZ, Clip, ClipTranscript, DecodingOptions, Task, TextDelta
+from tests.e2e.test_memory import descendants
 from tests.engine.backends.real_vllm import VllmEngine
 from tests.engine.backends.test_faster_whisper import needs_espeak, spoken
 
@@ -149,6 +152,32 @@ async def test_vllms_own_metrics_are_read(transcriber: AttachedVllm) -> None:
     assert samples["vllm:request_success_total", "stop"] > 0
     assert samples["vllm:num_requests_running", ""] == 0
     assert samples["vllm:generation_tokens_total", ""] > 0
+
+
+async def test_no_cache_is_shared_between_requests(vllm_engine: VllmEngine, transcriber: AttachedVllm) -> None:
+    for _ in range(2):
+        await transcriber.transcribe("nano", noise(5), DecodingOptions("en", prompt=PROMPT))
+    async with open_uds_session(vllm_engine.server().socket) as session, session.get("http://vllm/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    hits = [line for line in lines if "cache_hits_total" in line and not line.startswith("#")]
+    assert hits, "it counts them"
+    assert {float(line.rsplit(maxsplit=1)[1]) for line in hits} == {0.0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the sockets of processes that hide")
+def test_nothing_of_it_listens_to_another_machine(vllm_engine: VllmEngine) -> None:
+    held = {file for pid in descendants(vllm_engine.program.process.pid) for file in open_files(pid)}
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
+    listening = {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in held}
+    loopback = {address for address in listening if address.startswith(("0100007F:", f"{'0' * 24}01000000:"))}
+    assert len(listening) >= 2, "the engine's own, if nothing else"
+    assert listening == loopback
+
+
+def open_files(pid: int) -> Iterator[str]:
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            yield str(descriptor.readlink())
 
 
 async def test_a_server_may_call_the_model_by_another_name(vllm_engine: VllmEngine) -> None:
