@@ -3,7 +3,7 @@
 One row of `_ROUTES` per target; whatever is not there is OpenAI's 404, sealed like everything else. A request is
 admitted by its head alone, its body is parsed as it arrives, and no work starts before the whole of it has come. Where
 keys are asked for, the key is the first thing looked at, and its limits are the last: a head that is refused for
-another reason does not count.
+another reason does not count. Whoever asks for a receipt is refused by name: none is made, and silence would mislead.
 
 Paths are compared as they stand; only what names a model is percent-decoded. A query is ignored, like a form field
 that no API defines. Every other method, HEAD and OPTIONS among them, is a 405.
@@ -39,6 +39,7 @@ from engine.types import MAX_FILE_BYTES, TextDelta, Transcription, Transcription
 _log = structlog.get_logger(__name__)
 
 KEEPALIVE_S = 15.0
+_RECEIPT = "sottovoce-receipt"
 _SSE = ("content-type", CONTENT_TYPE)
 _JSON = ("content-type", "application/json")
 
@@ -81,6 +82,8 @@ class SpeechApplication:
 
     def open(self, head: Head) -> Exchange:
         caller = self._authority.identify(head.headers.get("authorization"))
+        if _RECEIPT in head.headers:
+            raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, _RECEIPT)
         path = _path(head)
         for method, prefix, make in _ROUTES:
             if path == prefix or (prefix.endswith("/") and path.startswith(prefix)):

@@ -5,10 +5,12 @@ first of these files that tells is believed; where none does, the checkpoint is 
 
     generation_config.json   {"is_multilingual": true, "lang_to_id": {"<|en|>": 50259, ...},
                               "task_to_id": {"transcribe": 50360, ...}, ...}
-    tokenizer.json           {"added_tokens": [{"content": "<|en|>", ...}, ...], ...}
-    vocabulary.json          ["!", ..., "<|en|>", ...]
+    vocabulary.json          ["!", ..., "", ..., "<|en|>", ...]
+    tokenizer.json           {"added_tokens": [{"content": "<|en|>", ...}, ...], "model": {"vocab": {"": 50256, ...}}}
 
-The first is found in checkpoints as Hugging Face has them, the others in those converted for CTranslate2.
+The first is found in checkpoints as Hugging Face has them, the others in those converted for CTranslate2. A checkpoint
+for English has the tokens of all languages, and of both tasks, as well; it lacks the empty one, by which CTranslate2
+knows it too.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from engine.backends.vllm_prompt import OLDER_LANGUAGE
 from engine.openai.languages import LANGUAGES
+from engine.speech.language import OLDER_LANGUAGE
 from engine.types import Task
 
 MAX_FILE_BYTES: Final = 16 * 2**20
@@ -36,6 +38,9 @@ class Abilities:
 
 
 ENGLISH_ONLY: Final = Abilities(frozenset({"en"}), frozenset({Task.TRANSCRIBE}))
+
+_MULTILINGUAL: Final = ""
+"""The token by which CTranslate2 tells a vocabulary of many languages."""
 
 
 def read_abilities(directory: Path) -> Abilities:
@@ -71,20 +76,24 @@ def _generation_config(content: Any) -> Abilities | None:
 
 def _tokenizer(content: Any) -> Abilities | None:
     match content:
-        case {"added_tokens": list(added)}:
-            return _vocabulary([token.get("content") for token in added if isinstance(token, dict)])
+        case {"added_tokens": list(added), "model": {"vocab": dict(vocabulary)}}:
+            return _vocabulary([*vocabulary, *(token.get("content") for token in added if isinstance(token, dict))])
         case _:
             return None
 
 
 def _vocabulary(content: Any) -> Abilities | None:
-    return _known({token for token in content if isinstance(token, str)}) if isinstance(content, list) else None
+    if not isinstance(content, list):
+        return None
+    tokens = {token for token in content if isinstance(token, str)}
+    known = _known(tokens)
+    return ENGLISH_ONLY if known is not None and _MULTILINGUAL not in tokens else known
 
 
 _FILES: Final[Mapping[str, Callable[[Any], Abilities | None]]] = {
     "generation_config.json": _generation_config,
-    "tokenizer.json": _tokenizer,
     "vocabulary.json": _vocabulary,
+    "tokenizer.json": _tokenizer,
 }
 
 

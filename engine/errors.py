@@ -26,7 +26,6 @@ class ErrorCode(StrEnum):
     AUDIO_TOO_SHORT = "audio_too_short"
     BACKEND_UNAVAILABLE = "backend_unavailable"
     FILE_TOO_LARGE = "file_too_large"
-    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     INSUFFICIENT_QUOTA = "insufficient_quota"
     INTERNAL_ERROR = "internal_error"
     INVALID_API_KEY = "invalid_api_key"

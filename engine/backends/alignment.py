@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,14 @@ PUNCTUATION = [DEFAULTS[name].default for name in ("prepend_punctuations", "appe
 LOWEST_LOGPROB = -100.0
 """Of a token that the model finds impossible, though it stands in the text."""
 
+FRAME_TOKENS = 2
+"""What CTranslate2 puts around a text that it aligns: `<|notimestamps|>` and `<|endoftext|>`."""
+
 Samples = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class TooLongError(ValueError):
+    """A text has more tokens than the decoder has positions."""
 
 
 class SecondLook:
@@ -54,7 +62,9 @@ class SecondLook:
         self._encoded = whisper.encode(pad_or_trim(features[:, : self._frames]))
 
     def timed_segments(self) -> tuple[Segment, ...]:
-        """The segments with the times of their words; their own stay as they are."""
+        """The segments with the times of their words; their own stay as they are. Raises TooLongError."""
+        if sum(map(len, self._tokens)) > self._room:
+            raise TooLongError
         timed: list[dict[str, Any]] = [
             {"seek": 0, "start": segment.start_s, "end": segment.end_s, "tokens": tokens}
             for segment, tokens in zip(self._segments, self._tokens, strict=True)
@@ -68,14 +78,41 @@ class SecondLook:
         )
 
     def logprobs(self) -> tuple[TokenLogprob, ...]:
-        """How likely each token is after the prompt and those before it; one entry where several make a character."""
+        """How likely each token is after the prompt and those before it; one entry where several make a character.
+
+        A clip of several windows may have more text than the decoder has positions: it is then read in parts, each a
+        beginning of its own. Raises TooLongError.
+        """
+        left = (probability for part in self._parts() for probability in self._probabilities(part))
         tokens = [token for some in self._tokens for token in some]
-        prompt = self._tokenizer.encode(f" {self._options.prompt.strip()}") if self._options.prompt else []
-        opening = self._whisper.get_prompt(self._tokenizer, prompt)
-        [result] = self._whisper.model.align(self._encoded, opening, [tokens], self._frames)
-        left = iter(result.text_token_probs)
         pieces = zip(*self._tokenizer.split_tokens_on_unicode(tokens), strict=True)
         return tuple(TokenLogprob(text, sum(_logprob(next(left)) for _ in some)) for text, some in pieces)
+
+    @property
+    def _room(self) -> int:
+        """How many tokens of a text the decoder has positions for, without a prompt."""
+        return int(self._whisper.max_length) - len(self._tokenizer.sot_sequence) - FRAME_TOKENS
+
+    def _parts(self) -> Iterator[list[int]]:
+        """The tokens of as many segments as fit, again and again."""
+        part: list[int] = []
+        for tokens in self._tokens:
+            if part and len(part) + len(tokens) > self._room:
+                yield part
+                part = []
+            part = part + tokens
+        yield part
+
+    def _probabilities(self, tokens: list[int]) -> list[float]:
+        """How likely each of `tokens` is after the prompt, whose end is kept as far as they leave room for it."""
+        spare = self._room - len(tokens)
+        if spare < 0:
+            raise TooLongError
+        prompt = self._tokenizer.encode(f" {self._options.prompt.strip()}") if self._options.prompt else []
+        begin = max(len(prompt) - max(spare - 1, 0), 0)  # one for `<|startofprev|>`
+        opening = self._whisper.get_prompt(self._tokenizer, prompt[begin:])
+        [result] = self._whisper.model.align(self._encoded, opening, [tokens], self._frames)
+        return list(result.text_token_probs)
 
     def _text_tokens(self, segment: Segment) -> list[int]:
         tokens = segment.tokens or self._tokenizer.encode(segment.text)
@@ -85,7 +122,10 @@ class SecondLook:
 def align(
     whisper: WhisperModel, samples: Samples, transcript: ClipTranscript, options: DecodingOptions, *, language: str
 ) -> ClipTranscript:
-    """Add to a transcript what `options` ask for: the times of its words, the log probabilities of its tokens."""
+    """Add to a transcript what `options` ask for: the times of its words, the log probabilities of its tokens.
+
+    Raises TooLongError for a text that no Whisper could have written of one clip.
+    """
     if not transcript.text.strip():
         return transcript
     look = SecondLook(whisper, samples, transcript.segments, options, language=language)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from faster_whisper import WhisperModel
 
-from engine.backends.alignment import align
+from engine.backends.alignment import TooLongError, align
 from engine.backends.messages import (
     PREFIX,
     Fields,
@@ -42,6 +42,7 @@ from engine.backends.messages import (
 )
 from engine.speech import sandbox
 from engine.speech.fallback import drop_silence, is_silence
+from engine.speech.language import OLDER_LANGUAGE
 from engine.types import ClipTranscript, DecodingOptions, Segment, Word
 
 MAX_TOKENS = 448
@@ -52,9 +53,6 @@ MAX_PROMPT_TOKENS = 223
 
 SECONDS_PER_FRAME = 0.01
 SECONDS_PER_TIMESTAMP = 0.02
-
-OLDER_LANGUAGE = {"yue": "zh"}
-"""Models before large-v3 have no token for Cantonese and were trained with it under Chinese."""
 
 MAX_FAILURES = 3
 """So many calls failing one after the other point to a broken device rather than to broken audio."""
@@ -114,7 +112,7 @@ class Model:
             log_prob_threshold=None,
             no_speech_threshold=None,
         )
-        return map(self._segment, decoded)
+        return first_segments(map(self._segment, decoded), options.max_tokens)
 
     def align(self, pcm: bytes, transcript: ClipTranscript, options: DecodingOptions) -> ClipTranscript:
         """Add what `options` ask for: the times of a transcript's words, the log probabilities of its tokens."""
@@ -132,10 +130,16 @@ class Model:
         return language if known else OLDER_LANGUAGE.get(language, language)
 
     def _max_new_tokens(self, options: DecodingOptions) -> int | None:
-        """Clamp `max_tokens` to what the prompt leaves: `<|startofprev|>`, the prompt, and three more tokens."""
+        """What faster-whisper is told for a window to end after `max_tokens`.
+
+        CTranslate2 ends a text where it is as long as it may be, or where prompt and text are half as long as both may
+        be together: to be let write n tokens behind m others, n or 2n - m have to be asked for, whichever is more.
+        """
         if options.max_tokens is None:
             return None
-        return max(1, min(options.max_tokens, MAX_TOKENS - self.prompt_tokens(options) - 4))
+        prompt = self.prompt_tokens(options)
+        opening = (prompt + 1 if prompt else 0) + (3 if self._whisper.model.is_multilingual else 1)
+        return min(max(options.max_tokens, 2 * options.max_tokens - opening), MAX_TOKENS - opening)
 
     def _segment(self, segment: Any) -> Segment:
         """Translate a `faster_whisper.transcribe.Segment`."""
@@ -205,6 +209,8 @@ class Server:
                 self._failures = 0
             except CancelledError:
                 self._reply(call, Kind.CANCELLED, {})
+            except TooLongError:  # no fault of the device's
+                self._reply(call, Kind.FAILED, {})
             except (RuntimeError, ValueError) as exc:  # what CTranslate2 and faster-whisper raise
                 self._fail(call, exc)
             finally:
@@ -267,6 +273,23 @@ class Server:
         # An engine that is gone is noticed by the thread that reads.
         with self._sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._channel.sendall(message)
+
+
+def first_segments(segments: Iterator[Segment], max_tokens: int | None) -> Iterator[Segment]:
+    """Yield as many of a clip's segments as have no more than `max_tokens` together.
+
+    Another window is not decoded where they have as many.
+    """
+    if max_tokens is None:
+        yield from segments
+        return
+    left = max_tokens
+    for segment in segments:
+        left -= len(segment.tokens)
+        if left >= 0:
+            yield segment
+        if left <= 0:
+            return
 
 
 def receive(channel: socket.socket) -> tuple[Fields, bytes] | None:

@@ -131,13 +131,11 @@ def history_of(
     def token(position: Tensor) -> Tensor:
         return tokens.gather(1, position.clamp(min=0)[:, None])[:, 0]
 
-    asks = token(prompt - 1)
     position = torch.arange(tokens.shape[1], device=tokens.device)
     written = (position >= prompt[:, None]) & (position < total[:, None])
     timestamps = tokens.masked_fill(~written | (tokens < checkpoint.first_timestamp), -1)
     return History(
-        # The numbers of `Wants`: text 0, timestamps 1, languages 2.
-        wants=(asks != checkpoint.no_timestamps).long() + (asks == checkpoint.start).long(),
+        wants=checkpoint.wants(token(prompt - 2), token(prompt - 1)),
         slot=slot,
         count=total - prompt,
         remaining=limit - (total - prompt),
@@ -207,7 +205,8 @@ class ListedRequests:
     def _request(self, params: SamplingParams, prompt: list[int], written: list[int]) -> Listed:
         room = self._max_length - len(prompt)
         limit = room if params.max_tokens is None else min(params.max_tokens, room)
-        return Listed(self._ids.wants(prompt[-1] if prompt else -1), self._free.pop(), limit, written)
+        before_last, last = torch.tensor([-1, -1, *prompt[-2:]])[-2:]
+        return Listed(int(self._ids.wants(before_last, last)), self._free.pop(), limit, written)
 
     def _drop(self, row: int) -> None:
         gone = self._rows.pop(row, None)

@@ -6,6 +6,8 @@ Loaded by vLLM itself, in its processes, under the name that checkpoints give (`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
@@ -20,6 +22,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.tokenizers import cached_tokenizer_from_config
 
 from engine.backends.vllm_prompt import decoder_prompt, find_special
+from engine.backends.vllm_rules import Checkpoint
 
 if TYPE_CHECKING:
     from vllm.config.speech_to_text import SpeechToTextParams
@@ -51,6 +54,7 @@ class SottovoceWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]  
             language=stt_params.language or "en",
             task=stt_params.task_type,
             wanted=stt_params.hotwords,
+            english_only=_checkpoint(stt_params.model_config.model).english_only,
         )
         return ExplicitEncoderDecoderPrompt(
             encoder_prompt=TextPrompt(
@@ -65,3 +69,8 @@ class SottovoceWhisper(WhisperForConditionalGeneration):  # type: ignore[misc]  
         """The tokens that vLLM's own detection may choose from; checkpoints before large-v3 lack one of them."""
         found = (find_special(tokenizer, language) for language in cls.supported_languages)
         return [token for token in found if token is not None]
+
+
+@cache
+def _checkpoint(directory: str) -> Checkpoint:
+    return Checkpoint.read(Path(directory))

@@ -4,9 +4,11 @@
 
     [<|startofprev|> the end of the prompt]  <|startoftranscript|> <|language|> <|task|> [<|notimestamps|>]
 
+A checkpoint for English was trained without language and task, and has neither here.
+
 vLLM passes its `hotwords` field through to the model class and Whisper has no use for it, so it carries what kind of
 answer is wanted; the last token of the prompt then tells the logits processor the same. Read by both sides, the
-engine's process and vLLM's, so there is only the standard library here.
+engine's process and vLLM's, so there is no other library than the standard one here.
 
 Layout and the 223 tokens: OpenAI's `whisper/decoding.py`, `_get_initial_tokens`. A stock vLLM 0.32 begins the prompt
 with `<|startoftranscript|><|prev|>`, the one out of place and the other no token of Whisper's, keeps all of the text,
@@ -18,11 +20,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Protocol
 
+from engine.speech.language import OLDER_LANGUAGE
+
 MAX_PROMPT_TOKENS = 223
 """Half of the decoder's 448 positions, `<|startofprev|>` included."""
-
-OLDER_LANGUAGE = {"yue": "zh"}
-"""Models before large-v3 have no token for Cantonese and were trained with it under Chinese."""
 
 
 class Wanted(StrEnum):
@@ -42,20 +43,31 @@ class Tokenizer(Protocol):
         """Return the id of one token; of an unknown one, None or that of `<|endoftext|>`."""
 
 
-def decoder_prompt(tokenizer: Tokenizer, *, text: str, language: str, task: str, wanted: str | None) -> list[int]:
+def decoder_prompt(
+    tokenizer: Tokenizer, *, text: str, language: str, task: str, wanted: str | None, english_only: bool = False
+) -> list[int]:
     """The tokens the decoder begins with.
 
     text: what was said before, or how it should be written; its end is kept. Raises ValueError for a language or
-    task that the checkpoint has no token for.
+    task that the checkpoint has no token for, or was not trained for.
     """
     start = _special(tokenizer, "startoftranscript")
     if wanted == Wanted.LANGUAGES:
-        return [start]
-    opening = [start, language_token(tokenizer, language), _special(tokenizer, task)]
+        # With English only the start alone asks for timestamps; earlier text of no length tells this from that.
+        return [_special(tokenizer, "startofprev"), start] if english_only else [start]
+    opening = [start, *_language_and_task(tokenizer, language, task, english_only=english_only)]
     if wanted != Wanted.TIMESTAMPS:
         opening.append(_special(tokenizer, "notimestamps"))
     earlier = _text_tokens(tokenizer, text)[-MAX_PROMPT_TOKENS:]
     return [_special(tokenizer, "startofprev"), *earlier, *opening] if earlier else opening
+
+
+def _language_and_task(tokenizer: Tokenizer, language: str, task: str, *, english_only: bool) -> list[int]:
+    if not english_only:
+        return [language_token(tokenizer, language), _special(tokenizer, task)]
+    if (language, task) != ("en", "transcribe"):
+        raise ValueError("the checkpoint is for English only")
+    return []
 
 
 def language_token(tokenizer: Tokenizer, language: str) -> int:

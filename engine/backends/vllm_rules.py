@@ -9,7 +9,8 @@ checkpoint's `generation_config.json`. vLLM applies none of them. Two rules are 
   what follows are written down in tokens, since vLLM's transcription route returns nothing else: for `<|nospeech|>`,
   unless it is next to impossible, and for each of the likeliest languages its token, then twice the timestamp of 20 s
   times its probability. vLLM cuts that into "segments", with the token as text and the probability in the end. A
-  language's is its share among languages, that of `<|nospeech|>` its share of all (OpenAI's `no_speech_prob`).
+  language's is its share among languages, that of `<|nospeech|>` its share of all (OpenAI's `no_speech_prob`). Of a
+  checkpoint for English, English is certain.
 
 Pure: tensors in, tensors out, on whichever device they are, and no step waits for that device.
 """
@@ -77,6 +78,7 @@ class Checkpoint:
     languages: tuple[int, ...]
     suppressed: tuple[int, ...]
     suppressed_first: tuple[int, ...]
+    english_only: bool = False
 
     @property
     def first_timestamp(self) -> int:
@@ -87,26 +89,37 @@ class Checkpoint:
         """Right before `<|notimestamps|>` in every Whisper; older ones call it `<|nocaptions|>`."""
         return self.no_timestamps - 1
 
+    @property
+    def previous(self) -> int:
+        """`<|startofprev|>`, right before `<|nospeech|>` in every Whisper."""
+        return self.no_timestamps - 2
+
     @classmethod
     def read(cls, directory: Path) -> Checkpoint:
         """Read a checkpoint's numbers. Raises OSError, KeyError, TypeError or ValueError."""
         config = json.loads((directory / "generation_config.json").read_text())
-        end = config["eos_token_id"]
+        end, start = config["eos_token_id"], int(config["decoder_start_token_id"])
+        english_only = config.get("is_multilingual") is False
+        no_timestamps = int(config["no_timestamps_token_id"])
+        # Where no languages are named: in every Whisper they stand between the start, English first, and five others.
+        languages = sorted(map(int, config.get("lang_to_id", {}).values())) or range(start + 1, no_timestamps - 5)
         return cls(
             end=int(end[0] if isinstance(end, list) else end),
-            start=int(config["decoder_start_token_id"]),
-            no_timestamps=int(config["no_timestamps_token_id"]),
+            start=start,
+            no_timestamps=no_timestamps,
             max_initial_timestamp=int(config.get("max_initial_timestamp_index") or 50),
-            languages=tuple(sorted(map(int, config.get("lang_to_id", {}).values()))),
+            languages=(start + 1,) if english_only else tuple(languages),
             suppressed=tuple(map(int, config.get("suppress_tokens") or ())),
             suppressed_first=tuple(map(int, config.get("begin_suppress_tokens") or ())),
+            english_only=english_only,
         )
 
-    def wants(self, last_prompt_token: int) -> Wants:
-        """What a prompt that ends in this token asks for."""
-        if last_prompt_token == self.start:
-            return Wants.LANGUAGES
-        return Wants.TEXT if last_prompt_token == self.no_timestamps else Wants.TIMESTAMPS
+    def wants(self, before_last: Tensor, last: Tensor) -> Tensor:
+        """What prompts that end in these tokens ask for, as numbers of `Wants` (`engine.backends.vllm_prompt`)."""
+        languages = last == self.start
+        if self.english_only:
+            languages &= before_last == self.previous
+        return Wants.TIMESTAMPS - (last == self.no_timestamps).long() + languages.long()
 
 
 class Rules:

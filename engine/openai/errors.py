@@ -69,9 +69,6 @@ ROWS: Final[Mapping[ErrorCode, ErrorRow]] = {
         "Maximum content size limit exceeded",
         status=413,
     ),
-    ErrorCode.IDEMPOTENCY_KEY_REUSED: _refusal(
-        "This idempotency key was used before with another request.", status=422
-    ),
     # `retry=False`: 429 is retried by default, and no pause within a request's life refills a quota.
     ErrorCode.INSUFFICIENT_QUOTA: ErrorRow(
         429, "insufficient_quota", ("You exceeded your current quota.",), retry=False
@@ -146,7 +143,11 @@ _SENTENCES: Final[Mapping[tuple[ErrorCode, str], str]] = {
     (ErrorCode.UNSUPPORTED_PARAMETER, "include"): "This model does not return log probabilities.",
     (ErrorCode.UNSUPPORTED_PARAMETER, "known_speaker_names"): "This model does not tell speakers apart.",
     (ErrorCode.UNSUPPORTED_PARAMETER, "known_speaker_references"): "This model does not tell speakers apart.",
-    (ErrorCode.UNSUPPORTED_VALUE, "include"): "`logprobs` needs the `response_format` `json`.",
+    (ErrorCode.UNSUPPORTED_PARAMETER, "sottovoce-receipt"): "This engine gives no receipts.",
+    (ErrorCode.UNSUPPORTED_VALUE, "include"): (
+        "`logprobs` needs the `response_format` `json`, and no stream with `stream_include_usage` or "
+        "`stream_continuous_usage_stats`."
+    ),
     (ErrorCode.UNSUPPORTED_VALUE, "model"): "This model does not translate.",
     (ErrorCode.UNSUPPORTED_VALUE, "response_format"): "`diarized_json` is not supported by this model.",
     (ErrorCode.UNSUPPORTED_VALUE, "stream"): (

@@ -38,13 +38,19 @@ class ParsedRequest:
 MAX_COMPLETION_TOKENS: Final = 448
 """The decoder's context; the backend takes the prompt's share off."""
 
+MAX_PROMPT_CHARS: Final = 4096
+"""What is kept of glossary and prompt: the end. The model reads its last 223 tokens, which in no language have so many
+as 18 characters each; all that is given up is text behind a long run of spaces or dots, which are one token."""
+
 # `<|...|>` as Whisper's special tokens are spelled. A space takes its place, so that what stood around it cannot
 # join into another one.
 _SPECIAL_TOKEN: Final = re.compile(r"<\|[^<>|\s]*\|>")
+# C0 and C1 but for white space: they tell a model nothing.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 
 
 def _phrase(value: str) -> str | None:
-    return " ".join(_without_special_tokens(value).split())
+    return " ".join(_plain(value).split())
 
 
 def _phrases(value: str) -> tuple[str, ...]:
@@ -55,8 +61,8 @@ def _english(value: str) -> str | None:
     return "en" if code_of(value) == "en" else None
 
 
-def _without_special_tokens(value: str) -> str:
-    return _SPECIAL_TOKEN.sub(" ", value).strip()
+def _plain(value: str) -> str:
+    return _SPECIAL_TOKEN.sub(" ", _CONTROL.sub(" ", value)).strip()
 
 
 MODEL: Final = One("model", text)
@@ -64,7 +70,7 @@ LANGUAGE: Final = One("language", code_of, ErrorCode.INVALID_LANGUAGE)
 LANGUAGES: Final = Many("languages", code_of, ErrorCode.INVALID_LANGUAGE)
 KEYWORDS: Final = Many("keywords", _phrase)
 HOTWORDS: Final = One("hotwords", _phrases)
-PROMPT: Final = One("prompt", _without_special_tokens)
+PROMPT: Final = One("prompt", _plain)
 RESPONSE_FORMAT: Final = One("response_format", choice(ResponseFormat), unsupported=frozenset({"diarized_json"}))
 TEMPERATURE: Final = One("temperature", number(0.0, 1.0))
 GRANULARITIES: Final = Many("timestamp_granularities", choice(Granularity))
@@ -228,11 +234,11 @@ def _request(task: Task, form: Form, values: FormValues, models: ModelCatalogue)
 
 
 def _prompt(values: FormValues) -> str | None:
-    """The caller's prompt behind a glossary of its keywords, which is how Whisper is told of names."""
+    """The caller's prompt behind a glossary of its keywords, which is how Whisper is told of names: the end of it."""
     words = dict.fromkeys((*KEYWORDS.of(values), *(HOTWORDS.of(values) or ())))
     glossary = ", ".join(filter(None, words))
     parts = (f"Glossary: {glossary}." if glossary else "", PROMPT.of(values) or "")
-    return " ".join(filter(None, parts)) or None
+    return " ".join(filter(None, parts))[-MAX_PROMPT_CHARS:] or None
 
 
 def _max_completion_tokens(values: FormValues) -> int | None:

@@ -19,17 +19,25 @@ UNHEARD = "en"
 SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 """Languages written without spaces between words, as in `split_to_word_tokens` of OpenAI's `whisper/tokenizer.py`."""
 
+OLDER_LANGUAGE = {"yue": "zh"}
+"""Models before large-v3 have no token for Cantonese and were trained with it under Chinese."""
+
 
 def elect(ballots: Iterable[Mapping[str, float]], candidates: Collection[str] = ()) -> str:
     """Return the likeliest language over all clips, among `candidates` if there are any.
 
-    ballots: for each clip the probability of every language the model knows.
+    ballots: for each clip the probability of every language the model knows, or at least of the likeliest.
     """
     votes: defaultdict[str, float] = defaultdict(float)
     for ballot in ballots:
-        for language, probability in ballot.items():
-            if not candidates or language in candidates:
-                votes[language] += probability
-    if not votes:  # nothing to hear, or no candidate that the model knows
+        for language in candidates or ballot:
+            votes[language] += _share(language, ballot, candidates)
+    if not votes:  # nothing to hear
         return next(iter(candidates), UNHEARD)
-    return max(votes, key=lambda language: votes[language])
+    return max(votes, key=lambda language: votes[language])  # the first of those that nobody heard
+
+
+def _share(language: str, ballot: Mapping[str, float], candidates: Collection[str]) -> float:
+    """A language's probability; that of its older one where the ballot has none, and nobody asks for the older."""
+    older = OLDER_LANGUAGE.get(language, language)
+    return ballot.get(language, 0.0 if older in candidates else ballot.get(older, 0.0))

@@ -296,6 +296,22 @@ async def test_a_body_that_cannot_be_read_is_refused_by_the_head_and_holds_nothi
     assert behind.admission.requests == 0
 
 
+@pytest.mark.parametrize("asked", ["1", "0", ""])
+async def test_who_asks_for_a_receipt_is_refused_by_the_head_and_holds_nothing(desk: Make, asked: str) -> None:
+    behind = desk()
+    answer = await behind.ask(SPOKEN, ("sottovoce-receipt", asked))
+    assert error_of(answer) == (400, "unsupported_parameter", "sottovoce-receipt")
+    assert not behind.exchanges
+    assert behind.admission.requests == 0
+
+
+async def test_an_idempotency_key_changes_nothing(desk: Make) -> None:
+    behind = desk()
+    answers = [await behind.ask(SPOKEN, ("idempotency-key", "k1"), ("content-length", "1")) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert behind.counted("requests_total", endpoint="transcriptions", status="200") == 2
+
+
 # --- keys and their limits
 
 SECRET = "sk-sv-canary-NOTAREALKEY"

@@ -80,6 +80,14 @@ def test_a_model_for_english_is_asked_to_transcribe_it_only(tmp_path: Path) -> N
     assert read_abilities(checkpoint(tmp_path, **files)) == ENGLISH_ONLY
 
 
+@pytest.mark.parametrize("name", ["vocabulary", "tokenizer"])
+def test_a_model_for_english_is_known_by_the_token_that_it_lacks(tmp_path: Path, name: str) -> None:
+    whole = json.loads((NANO / "ct2" / f"{name}.json").read_text())
+    assert read_abilities(checkpoint(tmp_path, **{name: whole})) == Abilities()
+    (whole.remove if name == "vocabulary" else whole["model"]["vocab"].pop)("")
+    assert read_abilities(checkpoint(tmp_path, **{name: whole})) == ENGLISH_ONLY
+
+
 @pytest.mark.parametrize(
     "silent", [[], {}, {"lang_to_id": {}}, {"lang_to_id": [], "task_to_id": {}}, {"lang_to_id": {}, "task_to_id": {}}]
 )
@@ -89,7 +97,7 @@ def test_a_file_that_tells_nothing_leaves_it_to_the_next(tmp_path: Path, silent:
 
 
 def test_a_vocabulary_as_large_as_whispers_is_read(tmp_path: Path) -> None:
-    whole = tokenizer() | {"model": {"vocab": {f"w{number}": number for number in range(51_866)}}}
+    whole = tokenizer() | {"model": {"vocab": {"": 0} | {f"w{number}": number for number in range(51_866)}}}
     assert read_abilities(checkpoint(tmp_path, tokenizer=whole)) == TRANSCRIBES
 
 

@@ -250,6 +250,67 @@ def check_rows_of_a_batch_do_not_touch_each_other() -> None:
     assert torch.equal(together, torch.stack(alone))
 
 
+ENGLISH = replace(SMALL, languages=(START + 1,), english_only=True)
+
+
+def check_of_a_checkpoint_for_english_it_is_certain_and_silence_is_reported() -> None:
+    same = rules(ENGLISH)
+    logits = torch.full((1, VOCABULARY), NEVER)
+    logits[0, list(LANGUAGES)] = math.log(0.75 / len(LANGUAGES))
+    logits[0, NO_SPEECH] = math.log(0.25)
+    written: list[int] = []
+    while END not in written:
+        step = torch.randn(1, VOCABULARY) if written else logits.clone()
+        same.apply(step, history(Wants.LANGUAGES, written))
+        written.append(int(step.argmax()))
+    assert written == [NO_SPEECH, FIRST + 250, FIRST + 250, START + 1, FIRST + 1000, FIRST + 1000, END]
+
+
+def check_the_prompts_for_english_are_told_apart_by_both_runners() -> None:
+    cases = {
+        (NO_TIMESTAMPS - 2, START): Wants.LANGUAGES,
+        (START,): Wants.TIMESTAMPS,
+        (NO_TIMESTAMPS - 2, 3, START): Wants.TIMESTAMPS,
+        (START, NO_TIMESTAMPS): Wants.TEXT,
+        (NO_TIMESTAMPS - 2, 3, START, NO_TIMESTAMPS): Wants.TEXT,
+    }
+    listed = ListedRequests(ENGLISH, slots=8, max_length=20)
+    listed.update(change(new=[added(row, list(prompt), []) for row, prompt in enumerate(cases)]))
+    assert listed.history(CPU).wants.tolist() == list(cases.values())
+    for prompt, wants in cases.items():
+        tokens, length = torch.tensor([[*prompt, LAST]]), torch.tensor([len(prompt)])
+        ours = {"slot": length, "prompt": length, "total": length, "limit": length}
+        assert history_of(tokens, **ours, checkpoint=ENGLISH).wants.item() == wants
+
+
+def _read(**changes: Any) -> Checkpoint:
+    """The numbers of the checkpoint with some of them changed, or left out where None."""
+    config = json.loads((Path(sys.argv[1]) / "generation_config.json").read_text()) | changes
+    with TemporaryDirectory() as directory:
+        changed = {name: value for name, value in config.items() if value is not None}
+        (Path(directory) / "generation_config.json").write_text(json.dumps(changed))
+        return Checkpoint.read(Path(directory))
+
+
+def check_a_checkpoint_for_english_has_one_language() -> None:
+    own = Checkpoint.read(Path(sys.argv[1]))
+    assert _read() == own
+    assert not own.english_only
+    english = _read(is_multilingual=False, lang_to_id=None)
+    assert english == replace(own, languages=own.languages[:1], english_only=True)
+
+
+def check_a_checkpoint_that_names_no_languages_has_those_of_its_layout() -> None:
+    assert _read(lang_to_id=None) == _read(lang_to_id={}) == Checkpoint.read(Path(sys.argv[1]))
+
+
+def check_the_token_before_a_text_is_where_it_is_looked_for() -> None:
+    from vllm.tokenizers import get_tokenizer
+
+    token = Checkpoint.read(Path(sys.argv[1])).previous
+    assert get_tokenizer(sys.argv[1]).convert_ids_to_tokens(token) == "<|startofprev|>"
+
+
 def check_a_checkpoint_without_languages_is_served_as_well() -> None:
     logits = torch.zeros(1, VOCABULARY)
     rules(replace(SMALL, languages=())).apply(logits, history(Wants.TEXT, []))
@@ -433,13 +494,13 @@ def check_the_checkpoints_architecture_is_ours_once_registered() -> None:
     assert ModelRegistry.models[ARCHITECTURE].module_name == "engine.backends.vllm_model"
 
 
-def prompt_of(**fields: Any) -> list[str]:
+def prompt_of(directory: str = sys.argv[1], **fields: Any) -> list[str]:
     from vllm.config import ModelConfig
     from vllm.tokenizers import cached_tokenizer_from_config
 
     from engine.backends.vllm_model import SottovoceWhisper
 
-    config = ModelConfig(model=sys.argv[1], dtype="float32")
+    config = ModelConfig(model=directory, dtype="float32")
     given = {"language": "en", "task_type": "transcribe", "request_prompt": "", "hotwords": None} | fields
     parameters = SimpleNamespace(
         audio=[0.0], stt_config=SimpleNamespace(sample_rate=16_000), model_config=config, **given
@@ -456,6 +517,18 @@ def check_the_prompt_begins_with_whispers_own_token() -> None:
     assert "<|prev|>" not in names
     assert "<|de|>" not in names
     assert names[-4:] == ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+
+
+def check_the_prompt_of_a_checkpoint_for_english_names_neither_language_nor_task() -> None:
+    with TemporaryDirectory() as directory:
+        for file in Path(sys.argv[1]).iterdir():
+            (Path(directory) / file.name).symlink_to(file)
+        own = Path(directory) / "generation_config.json"
+        config = json.loads(own.read_text()) | {"is_multilingual": False}
+        own.unlink()
+        own.write_text(json.dumps(config))
+        assert prompt_of(directory) == ["<|startoftranscript|>", "<|notimestamps|>"]
+        assert prompt_of(directory, hotwords=Wanted.TIMESTAMPS.value) == ["<|startoftranscript|>"]
 
 
 def check_vllm_puts_nothing_before_the_prompt() -> None:

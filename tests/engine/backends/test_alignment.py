@@ -11,6 +11,7 @@ from statistics import median
 import pytest
 
 from engine.backends.faster_whisper import FasterWhisperTranscriber
+from engine.backends.faster_whisper_worker import MAX_FAILURES
 from engine.errors import BackendError
 from engine.speech.decode import AudioDecoder
 from engine.speech.pipeline import SpeechPipeline
@@ -23,9 +24,10 @@ from engine.types import (
     Segment,
     Task,
     TextDelta,
+    TokenLogprob,
     TranscriptionRequest,
 )
-from tests.engine.backends.test_faster_whisper import CHECKPOINT, needs_checkpoint, needs_espeak, noise, spoken
+from tests.engine.backends.test_faster_whisper import CHECKPOINT, needs_checkpoint, needs_espeak, noise, pid_of, spoken
 from tests.speaker import record
 
 pytestmark = needs_checkpoint
@@ -110,12 +112,49 @@ async def test_no_text_needs_no_second_look(transcriber: FasterWhisperTranscribe
     assert await transcriber.align("nano", clip, silent, replace(TIMED, logprobs=True)) == silent
 
 
-@needs_espeak
-async def test_a_text_that_cannot_be_aligned_fails_the_call(transcriber: FasterWhisperTranscriber) -> None:
+async def test_of_a_prompt_as_much_is_read_as_the_text_leaves_room_for(transcriber: FasterWhisperTranscriber) -> None:
     clip = noise(1)
-    with pytest.raises(BackendError):
-        await transcriber.align("nano", clip, written(" red" * 500, clip=clip), TIMED)
+
+    async def weighed(prompt: str, words: int) -> tuple[TokenLogprob, ...]:
+        text = written(" red" * words, clip=clip)
+        return (await transcriber.align("nano", clip, text, replace(WEIGHED, prompt=prompt))).logprobs
+
+    for words in (219, 220, 440, 441, 442, 443):
+        assert len(await weighed("green " * 300, words)) == words
+    assert await weighed("green " * 300, 441) == await weighed("green", 441) != await weighed("", 441)
+    assert await weighed("green " * 300, 442) == await weighed("", 442)
+
+
+async def test_a_clip_with_more_text_than_the_decoder_has_positions_is_weighed_in_parts(
+    transcriber: FasterWhisperTranscriber,
+) -> None:
+    clip = noise(1)
+    texts = [" red green" * 100] * 3
+    whole = (await transcriber.align("nano", clip, written(*texts, clip=clip), WEIGHED)).logprobs
+    first = (await transcriber.align("nano", clip, written(*texts[:2], clip=clip), WEIGHED)).logprobs
+    second = (await transcriber.align("nano", clip, written(*texts[2:], clip=clip), WEIGHED)).logprobs
+    assert whole == first + second
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"), [(TIMED, [" red" * 444]), (TIMED, [" red" * 200] * 3), (WEIGHED, [" red" * 444])]
+)
+async def test_a_text_that_is_too_long_fails_its_call_and_says_nothing_of_the_device(
+    transcriber: FasterWhisperTranscriber, options: DecodingOptions, texts: list[str]
+) -> None:
+    clip, pid = noise(1), pid_of(transcriber)
+    for _ in range(MAX_FAILURES + 1):
+        with pytest.raises(BackendError, match="could not decode"):
+            await transcriber.align("nano", clip, written(*texts, clip=clip), options)
+    assert pid_of(transcriber) == pid
     assert transcriber.ready
+
+
+async def test_the_longest_text_that_can_be_aligned_is(transcriber: FasterWhisperTranscriber) -> None:
+    clip = noise(1)
+    options = replace(TIMED, prompt="green " * 300)
+    aligned = await transcriber.align("nano", clip, written(" red" * 443, clip=clip), options)
+    assert len(aligned.segments[0].words) == 443
 
 
 # --- faster-whisper's own text

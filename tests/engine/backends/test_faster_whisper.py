@@ -160,6 +160,30 @@ async def test_text_ends_after_as_many_tokens_as_allowed(transcriber: FasterWhis
 
 
 @needs_checkpoint
+@needs_espeak
+@pytest.mark.parametrize("most", [3, 7, 9])
+async def test_a_text_has_as_many_tokens_as_are_allowed(transcriber: FasterWhisperTranscriber, most: int) -> None:
+    clip = spoken("one two three four five six seven eight")
+    transcript = await transcriber.transcribe("nano", clip, DecodingOptions("en", max_tokens=most))
+    assert transcript.output_tokens == most
+    assert len(transcript.text.split()) == most - 1, "the first is a timestamp"
+
+
+@needs_checkpoint
+@needs_espeak
+async def test_no_clip_has_more_tokens_than_are_allowed_in_however_many_windows(
+    transcriber: FasterWhisperTranscriber,
+) -> None:
+    pause = bytes(64_000)
+    sentences = ("good morning", "open the green door", "please close the window")
+    clip = Clip(0.0, pause.join(spoken(sentence).pcm for sentence in sentences))
+    for most in (6, 7, 9, 12):
+        transcript = await transcriber.transcribe("nano", clip, DecodingOptions("en", max_tokens=most))
+        assert 0 < transcript.output_tokens <= most
+    assert (await transcriber.transcribe("nano", clip, ENGLISH)).output_tokens > 12
+
+
+@needs_checkpoint
 async def test_many_calls_are_in_flight_at_once(transcriber: FasterWhisperTranscriber) -> None:
     async with asyncio.TaskGroup() as group:
         calls = [group.create_task(transcriber.transcribe("nano", noise(1), ENGLISH)) for _ in range(8)]

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from engine.backends.faster_whisper_worker import Model, Server, receive
+from engine.backends.alignment import TooLongError
+from engine.backends.faster_whisper_worker import MAX_FAILURES, Model, Server, first_segments, receive
 from engine.backends.messages import (
     Fields,
     Kind,
@@ -196,6 +197,27 @@ def test_a_clip_that_cannot_be_decoded_fails_alone_and_in_silence(
     said = capfd.readouterr()
     assert said.err == f"faster-whisper worker: a clip could not be decoded: {type(failure).__name__}\n"
     assert said.out == ""
+
+
+def test_texts_that_are_too_long_say_nothing_of_the_device(engine_of: Build, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = engine_of(ScriptedModel(failure=TooLongError()))
+    for number in range(MAX_FAILURES + 1):
+        engine.ask(Kind.TRANSCRIBE, number)
+        assert engine.answer() == {"kind": Kind.FAILED, "id": number}
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("most", "heard"), [(None, 3), (6, 3), (5, 2), (4, 2), (3, 1), (2, 1), (1, 0)])
+def test_of_a_clips_segments_the_first_are_kept_that_have_no_more_tokens_than_allowed(
+    most: int | None, heard: int
+) -> None:
+    assert list(first_segments(map(segment, range(3)), most)) == [segment(number) for number in range(heard)]
+
+
+def test_a_clip_that_has_all_its_tokens_is_not_decoded_further() -> None:
+    segments = map(segment, range(3))
+    assert list(first_segments(segments, 4)) == [segment(0), segment(1)]
+    assert list(segments) == [segment(2)], "which may stand for a window"
 
 
 def test_the_server_ends_with_its_engine() -> None:

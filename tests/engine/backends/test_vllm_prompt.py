@@ -103,6 +103,29 @@ def test_a_language_without_a_token_is_refused(language: str) -> None:
         names(language=language)
 
 
+def english(text: str = "", language: str = "en", task: str = "transcribe", wanted: str | None = None) -> list[str]:
+    nano = Nano()
+    prompt = decoder_prompt(nano, text=text, language=language, task=task, wanted=wanted, english_only=True)
+    return [nano.name(token) for token in prompt]
+
+
+def test_a_checkpoint_for_english_reads_neither_language_nor_task() -> None:
+    assert english() == ["<|startoftranscript|>", "<|notimestamps|>"]
+    assert english("red") == ["<|startofprev|>", "Ġred", *english()]
+    assert english(wanted=Wanted.TIMESTAMPS) == ["<|startoftranscript|>"]
+
+
+def test_a_report_on_english_is_told_from_timestamps() -> None:
+    assert english("red", wanted=Wanted.LANGUAGES) == ["<|startofprev|>", "<|startoftranscript|>"]
+    assert english(" \n", wanted=Wanted.TIMESTAMPS) == ["<|startoftranscript|>"]
+
+
+@pytest.mark.parametrize(("language", "task"), [("de", "transcribe"), ("en", "translate")])
+def test_a_checkpoint_for_english_is_asked_to_transcribe_it_only(language: str, task: str) -> None:
+    with pytest.raises(ValueError, match="English only"):
+        english(language=language, task=task)
+
+
 def test_a_task_without_a_token_is_refused() -> None:
     with pytest.raises(ValueError, match="lacks a token"):
         decoder_prompt(Nano(), text="", language="en", task="summarize", wanted=None)

@@ -10,6 +10,7 @@ import pytest
 from engine.application import KEEPALIVE_S
 from engine.backends.faster_whisper import FasterWhisperTranscriber
 from engine.backends.vllm import AttachedVllm, VllmTranscriber
+from engine.backends.vllm_prompt import MAX_PROMPT_TOKENS
 from engine.errors import ErrorCode, RequestError
 from engine.openai import chunking, fields
 from engine.openai.errors import ROWS, to_response
@@ -82,6 +83,8 @@ def refusal(name: str, value: str) -> ErrorCode:
 
 def test_the_figures_of_the_fields_are_the_codes() -> None:
     usual = VoiceActivity()
+    assert f"the last {MAX_PROMPT_TOKENS} tokens are read," in SAID["prompt"]
+    assert f"the last {fields.MAX_PROMPT_CHARS} characters." in SAID["prompt"]
     assert f"{MAX_FILE_BYTES // 2**20} MiB" in SAID["file"]
     assert re.findall(r"`(\w+)`", SAID["response_format"])[:-1] == [kind.value for kind in ResponseFormat]
     ladder = [f"{temperature:g}" for temperature in LADDER]

@@ -16,7 +16,6 @@ OPENAI_FORMATS = ["flac", "m4a", "mp3", "mp4", "mpeg", "mpga", "oga", "ogg", "wa
 STATUS = {
     ErrorCode.BACKEND_UNAVAILABLE: 503,
     ErrorCode.FILE_TOO_LARGE: 413,
-    ErrorCode.IDEMPOTENCY_KEY_REUSED: 422,
     ErrorCode.INSUFFICIENT_QUOTA: 429,
     ErrorCode.INTERNAL_ERROR: 500,
     ErrorCode.INVALID_API_KEY: 401,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.backends.messages import MAX_JSON_BYTES, Kind, encode, options_to_fields
 from engine.errors import ErrorCode, RequestError
 from engine.openai import chunking, fields
 from engine.openai.errors import to_response
@@ -21,6 +22,7 @@ from engine.openai.values import integer, number
 from engine.types import (
     MAX_PREFIX_PADDING_MS,
     MAX_SILENCE_DURATION_MS,
+    DecodingOptions,
     Granularity,
     ResponseFormat,
     Task,
@@ -245,6 +247,40 @@ def test_special_tokens_in_glossary_words_are_taken_out() -> None:
     assert parsed(("keywords[]", "<|nospeech|>")).prompt is None
 
 
+KEPT = fields.MAX_PROMPT_CHARS
+
+
+@pytest.mark.parametrize("spare", [-1, 0, 1])
+def test_of_a_long_prompt_the_end_is_kept(spare: int) -> None:
+    request = parsed(("keywords[]", "Zoë"), ("prompt", "b" * (KEPT - len("Glossary: Zoë. ") - spare)))
+    assert request.prompt is not None
+    assert request.prompt.startswith("lossary" if spare < 0 else "Glossary: Zoë. b")
+    assert len(request.prompt) == KEPT - max(spare, 0)
+
+
+def test_a_glossary_gives_way_to_the_prompt_and_its_last_words_stay_longest() -> None:
+    words = [("keywords[]", f"word{number}") for number in range(200)]
+    assert ask(prompt="b" * KEPT).prompt == parsed(*words, ("prompt", "b" * KEPT)).prompt
+    request = parsed(*words, ("prompt", "b" * (KEPT - len("word198, word199. "))))
+    assert (request.prompt or "").startswith("word198, word199. b")
+
+
+def test_control_characters_of_a_prompt_are_spaces() -> None:
+    controls = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0))))
+    kept = "\t\n\x0b\x0c\r\x85"
+    spaced = "".join(one if one in kept else " " for one in controls)
+    assert ask(prompt=f"a{controls}b").prompt == f"a{spaced}b"
+    assert parsed(("keywords[]", f"New{controls}York"), ("hotwords", "\x01,\x02a")).prompt == "Glossary: New York, a."
+    assert parsed(("keywords[]", "\x01" * 1000)).prompt is None
+
+
+@pytest.mark.parametrize("character", ["\x01", "\U0001f600", '"'])
+def test_the_longest_prompt_fits_into_a_message(character: str) -> None:
+    lists = [("keywords[]", character * 1000 + str(number)) for number in range(250)]
+    options = DecodingOptions("en", prompt=parsed(*lists, ("prompt", character * 65_000)).prompt)
+    assert len(encode(Kind.TRANSCRIBE, options_to_fields(options))) < MAX_JSON_BYTES / 16
+
+
 # --- chunking
 
 
@@ -351,6 +387,13 @@ def test_logprobs_need_a_model_that_has_them_and_the_json_format() -> None:
     assert refused(("include[]", "logprobs"), models=PLAIN) == (ErrorCode.UNSUPPORTED_PARAMETER, "include")
     for others in ((("response_format", "verbose_json"),), (("stream", "true"), ("stream_include_usage", "true"))):
         assert refused(("include[]", "logprobs"), *others) == (ErrorCode.UNSUPPORTED_VALUE, "include")
+
+
+@pytest.mark.parametrize("name", ["stream_include_usage", "stream_continuous_usage_stats"])
+def test_whoever_streams_logprobs_in_vllms_shape_is_told_what_is_wrong(name: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        ask(**{"include[]": "logprobs", "response_format": "json", "stream": "true", name: "true"})
+    assert f"`{name}`" in json.loads(to_response(caught.value).body)["error"]["message"]
 
 
 def test_word_times_need_a_model_that_has_them() -> None:
