@@ -4,6 +4,9 @@ By another process, `engine.speech.decode_worker`, started clean (fork and exec,
 descriptor but one socket), which forks a sandboxed decoder for every file. Here is only asyncio: the file goes out
 through a socket, blocks of PCM come back, and closing the generator kills the decoder.
 
+Files take turns, block by block. A decoder waits for its consumer, which may be as slow as recognition is, and while it
+waits it holds memory and no turn: many long files make a short one wait for a block of each, not for their ends.
+
 Whose fault it is when a decoder ends early: the file's, if the decoder died by itself (a signal, its limits, a lie
 about lengths); ours, if the server died with it, no process could be forked, or a minute passed in silence.
 """
@@ -63,7 +66,8 @@ class AudioDecoder:
     """Turns files into PCM and speech probabilities, each file in a process of its own.
 
     max_audio_s: longer files are refused, while they are decoded.
-    max_files: how many files are decoded at a time; more wait. By default one for each processor.
+    max_files: how many decoders may be at work at a time, beside what each does ahead, `SOCKET_BUFFER_BYTES`; how many
+        there are is for whoever admits requests to say. By default one for each processor.
     allow_unsandboxed_decoder: decode even where the kernel has no seccomp filters. For development only.
     """
 
@@ -105,24 +109,17 @@ class AudioDecoder:
         file = memoryview(audio).cast("B")
         if not file:
             raise RequestError(ErrorCode.AUDIO_TOO_SHORT, "file")
-        job = await self._new_job()
-        try:
-            await job.send(file, raw)
-            while (block := await job.receive()) is not None:
+        async with contextlib.AsyncExitStack() as stack:
+            # A slot is held while the decoder owes something, never while its consumer does: not across a yield.
+            async with self._slots:
+                job = (await self._running_server()).fork(self._max_audio_s)
+                stack.push_async_callback(job.end)
+                await job.send(file, raw)
+                block = await job.receive()
+            while block is not None:
                 yield block
-        finally:
-            await job.end()
-
-    async def _new_job(self) -> _Job:
-        await self._slots.acquire()
-        try:
-            job = (await self._running_server()).fork(self._max_audio_s)
-        except BaseException:
-            self._slots.release()
-            raise
-        # Held until the process is gone, which a cancelled caller may not wait for.
-        job.ended.add_done_callback(lambda _: self._slots.release())
-        return job
+                async with self._slots:
+                    block = await job.receive()
 
     async def _running_server(self) -> _Server:
         async with self._launching:
@@ -254,26 +251,11 @@ class _Server:
 
     @classmethod
     async def launch(cls, *, allow_unsandboxed: bool) -> _Server:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with theirs:
-            command = [sys.executable, "-P", "-s", "-B", "-m", "engine.speech.decode_worker", str(theirs.fileno())]
-            if allow_unsandboxed:
-                command.append("--allow-unsandboxed")
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    stdin=DEVNULL,
-                    stdout=DEVNULL,  # stderr stays ours until the server serves; it then drops it
-                    pass_fds=[theirs.fileno()],
-                    env=_environment(),
-                    cwd="/",
-                    start_new_session=True,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        server = cls(process, ours)
+        try:
+            process, control = await _spawn(allow_unsandboxed=allow_unsandboxed)
+        except OSError as exc:  # no descriptor, process or memory is left
+            raise BackendError("the decoder server could not be started") from exc
+        server = cls(process, control)
         try:
             await server._until_ready()
         except BaseException:
@@ -294,8 +276,11 @@ class _Server:
         raise BackendError("the decoder server did not start")
 
     def fork(self, max_audio_s: int) -> _Job:
-        """Have a decoder forked. Raises BackendError if the server is gone."""
-        ours, theirs = socket.socketpair()
+        """Have a decoder forked. Raises BackendError if the server is gone, or no descriptor is left."""
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as exc:
+            raise BackendError("there is no socket for another decoder") from exc
         ours.setblocking(False)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
         number = next(self._numbers)
@@ -310,7 +295,7 @@ class _Server:
 
     def kill(self, number: int) -> None:
         """Have a decoder killed, if it runs. A server that is gone has taken its decoders with it."""
-        # The socket cannot be full: it holds hundreds of packets, a file sends two, and few files are open at a time.
+        # An order that hundreds before it leave no room for is lost; the decoder then ends at its next word, unheard.
         with contextlib.suppress(OSError):
             self._control.send(CONTROL.pack(Message.KILL, number, 0))
 
@@ -350,6 +335,30 @@ class _Server:
         for job in self._jobs.values():
             job.ended.set_result(None)
         self._jobs.clear()
+
+
+async def _spawn(*, allow_unsandboxed: bool) -> tuple[Process, socket.socket]:
+    """Start a decoder server: its process, and our end of the socket to it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with theirs:
+        command = [sys.executable, "-P", "-s", "-B", "-m", "engine.speech.decode_worker", str(theirs.fileno())]
+        if allow_unsandboxed:
+            command.append("--allow-unsandboxed")
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=DEVNULL,
+                stdout=DEVNULL,  # stderr stays ours until the server serves; it then drops it
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return process, ours
 
 
 def _environment() -> dict[str, str]:

@@ -44,8 +44,8 @@ MIN_SAMPLES = SAMPLE_RATE_HZ // 10
 """OpenAI refuses less than 0.1 s of audio."""
 
 MEMORY_BYTES = 256 << 20
-"""What decoding may allocate beside the file itself. Ordinary files need 20 to 40 MB; the rest is room for the indexes
-of large containers, and small enough that one process per core does not exhaust a machine."""
+"""What decoding may allocate beside the file itself. Ordinary files need 20 to 40 MB of addresses, of which they fill
+less than 16; the rest is room for the indexes of large containers, and the most that a hostile file takes."""
 
 STALL_CPU_S = 20.0
 """A decoder that computes so long without completing a block (2 s of audio, some 10 ms) is going nowhere."""
@@ -259,6 +259,7 @@ def _refuse_open_doors() -> None:
 def main(arguments: list[str]) -> None:
     """Load, rehearse, serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to answer; it then closes the socket
+    sandbox.die_first()  # a file that takes all memory takes its own decoder, not the engine
     sandbox.forbid_dumps()
     allow_unsandboxed = "--allow-unsandboxed" in arguments
     model = load_model()

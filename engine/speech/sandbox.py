@@ -15,6 +15,7 @@ mean something else there, and nothing honest makes one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -25,8 +26,11 @@ import signal
 import struct
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.errors import BackendError
+
+OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 # prctl(2), seccomp(2): linux/prctl.h, linux/seccomp.h, linux/audit.h
 PR_SET_PDEATHSIG = 1
@@ -115,6 +119,15 @@ def enter(limits: Limits, *, allow_unsandboxed: bool = False) -> None:
 def forbid_dumps() -> None:
     """Keep this process's memory out of core dumps and from other processes of the same user."""
     _prctl(PR_SET_DUMPABLE, 0)
+
+
+def die_first() -> None:
+    """Have the kernel end this process, and those it forks, before any other when memory runs out (proc(5)).
+
+    Before `forbid_dumps`, after which it may no longer be said. Where there is no such file nothing is changed.
+    """
+    with contextlib.suppress(OSError):
+        OOM_SCORE.write_text("1000")
 
 
 def die_with_parent(parent_pid: int) -> None:

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -17,6 +18,7 @@ import tracemalloc
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ from engine.speech.frames import (
     Kind,
     check_audio_frame,
 )
-from engine.types import AudioBlock, RawSamples
+from engine.types import MAX_FILE_BYTES, AudioBlock, RawSamples
 
 from .sounds import TONE_HZ, encoded, loudest_hz, tone, video_without_audio, wav
 
@@ -542,21 +544,139 @@ async def test_a_closed_decoder_refuses_and_leaves_no_process(long_file: bytes) 
         await decoder.start()
 
 
-async def test_no_more_files_than_allowed_are_decoded_at_a_time(long_file: bytes) -> None:
+@pytest_asyncio.fixture(loop_scope="module")
+async def narrow() -> AsyncIterator[AudioDecoder]:
+    """A decoder that lets one file have its turn at a time."""
     decoder = AudioDecoder(max_files=1)
-    try:
-        async with aclosing(decoder.decode(long_file)) as first:
-            await anext(first)
-            waiting = asyncio.get_running_loop().create_task(heard(decoder, wav(bytes(BYTES_PER_S))))
-            for _ in range(20):
-                await anext(first)
-                assert len(decoders_of(decoder)) == 1
-            assert not waiting.done()
-        assert (await waiting).pcm
-        for _ in range(3):
-            assert (await refusal(decoder, b"x")).code is ErrorCode.UNSUPPORTED_FILE
-    finally:
-        await decoder.close()
+    await decoder.start()
+    yield decoder
+    await decoder.close()
+
+
+async def is_served(decoder: AudioDecoder) -> bool:
+    """Whether a short file is heard, rather than left to wait."""
+    async with asyncio.timeout(60):
+        return (await heard(decoder, wav(bytes(BYTES_PER_S)))).pcm == bytes(BYTES_PER_S)
+
+
+async def test_a_file_whose_consumer_is_slow_holds_up_no_other(narrow: AudioDecoder, long_file: bytes) -> None:
+    async with aclosing(narrow.decode(long_file)) as stalled:
+        await anext(stalled)
+        assert await is_served(narrow)
+        assert (await anext(stalled)).pcm
+
+
+async def test_no_more_decoders_are_at_work_than_allowed(
+    decoder: AudioDecoder, long_file: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owing: set[_Job] = set()
+    counts = []
+    send, receive = _Job.send, _Job.receive
+
+    async def counted_send(job: _Job, file: memoryview, raw: RawSamples | None) -> None:
+        owing.add(job)
+        counts.append(len(owing))
+        await send(job, file, raw)
+
+    async def counted_receive(job: _Job) -> AudioBlock | None:
+        owing.add(job)
+        counts.append(len(owing))
+        try:
+            return await receive(job)
+        finally:
+            owing.remove(job)
+
+    monkeypatch.setattr(_Job, "send", counted_send)
+    monkeypatch.setattr(_Job, "receive", counted_receive)
+    await asyncio.gather(*(heard(decoder, wav(bytes(10 * BYTES_PER_S))) for _ in range(6)))
+    assert max(counts) == 2
+
+
+async def test_files_take_turns(narrow: AudioDecoder, long_file: bytes) -> None:
+    heard_of: list[str] = []
+
+    async def hear(name: str, file: bytes) -> None:
+        async with aclosing(narrow.decode(file)) as stream:
+            async for _ in stream:
+                heard_of.append(name)  # noqa: PERF401 - looked at meanwhile
+
+    long = asyncio.get_running_loop().create_task(hear("long", long_file))
+    await until(lambda: heard_of)
+    await hear("short", wav(bytes(10 * BLOCK_BYTES)))
+    long.cancel()
+    turns = [turn for turn, name in enumerate(heard_of) if name == "short"]
+    assert len(turns) == 10
+    assert {later - turn for turn, later in pairwise(turns)} <= {1, 2}  # at most one of the long file between two
+
+
+async def test_a_decoder_killed_in_its_turn_gives_the_turn_back(narrow: AudioDecoder, long_file: bytes) -> None:
+    task = asyncio.get_running_loop().create_task(heard(narrow, long_file))
+    await _hold(narrow)
+    os.kill(decoders_of(narrow)[0], signal.SIGKILL)
+    with pytest.raises(RequestError, match="unsupported_file"):
+        await task
+    assert await is_served(narrow)
+
+
+async def test_a_refused_file_gives_its_turn_back(narrow: AudioDecoder) -> None:
+    assert (await refusal(narrow, b"x")).code is ErrorCode.UNSUPPORTED_FILE
+    assert await is_served(narrow)
+
+
+async def test_a_file_cancelled_while_its_block_is_awaited_gives_its_turn_back(
+    narrow: AudioDecoder, long_file: bytes
+) -> None:
+    task = asyncio.get_running_loop().create_task(heard(narrow, long_file))
+    await _hold(narrow)
+    waiting = asyncio.get_running_loop().create_task(is_served(narrow))
+    await _settle()
+    assert len(decoders_of(narrow)) == 1  # who waits for a first turn has no process
+    task.cancel()
+    assert await waiting
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_file_cancelled_while_it_is_sent_gives_its_turn_back(narrow: AudioDecoder) -> None:
+    server = server_of(narrow)
+    os.kill(server._process.pid, signal.SIGSTOP)  # nobody takes more of the file than a socket holds
+    task = asyncio.get_running_loop().create_task(heard(narrow, bytes(4 * SOCKET_BUFFER_BYTES)))
+    await until(lambda: server._jobs)
+    await _settle()
+    task.cancel()
+    os.kill(server._process.pid, signal.SIGCONT)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await is_served(narrow)
+
+
+async def test_a_file_cancelled_before_its_first_turn_takes_none(narrow: AudioDecoder, long_file: bytes) -> None:
+    task = asyncio.get_running_loop().create_task(heard(narrow, long_file))
+    await _hold(narrow)
+    waiting = asyncio.get_running_loop().create_task(is_served(narrow))
+    await _settle()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await is_served(narrow)
+
+
+async def _hold(decoder: AudioDecoder) -> None:
+    """Stop the one decoder there is, and wait until its consumer has all it sent and is owed a block."""
+    await until(lambda: decoders_of(decoder))
+    (pid,) = decoders_of(decoder)
+    os.kill(pid, signal.SIGSTOP)
+    await until(lambda: state_of(pid) == "T")
+    await until(lambda: not _waiting_bytes(decoder) and decoder._slots.locked())
+
+
+async def _settle() -> None:
+    """Let every task run until it waits for something outside the loop."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 async def test_files_decoded_together_do_not_mix(decoder: AudioDecoder) -> None:
@@ -570,9 +690,7 @@ async def test_a_slow_consumer_holds_the_decoder_back(decoder: AudioDecoder, lon
     try:
         async with aclosing(decoder.decode(long_file)) as stream:
             await anext(stream)
-            pid = decoders_of(decoder)[0]
-            # Full is when the decoder sleeps in a write: 20 minutes of audio cannot have been sent by then.
-            await until(lambda: state_of(pid) == "S" and _waiting_bytes(decoder) >= SOCKET_BUFFER_BYTES)
+            await _until_held_back(decoder)
             assert _waiting_bytes(decoder) <= 2 * SOCKET_BUFFER_BYTES + BLOCK_BYTES
             tracemalloc.reset_peak()
             for _ in range(200):
@@ -582,9 +700,36 @@ async def test_a_slow_consumer_holds_the_decoder_back(decoder: AudioDecoder, lon
         tracemalloc.stop()
 
 
+async def _until_held_back(decoder: AudioDecoder) -> None:
+    """Wait until the socket is full: the one decoder sleeps in a write."""
+    (pid,) = decoders_of(decoder)
+    await until(lambda: state_of(pid) == "S" and _waiting_bytes(decoder) >= SOCKET_BUFFER_BYTES)
+
+
 def _waiting_bytes(decoder: AudioDecoder) -> int:
     (job,) = server_of(decoder)._jobs.values()
     return int.from_bytes(fcntl.ioctl(job._channel, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def _own_bytes(decoder: AudioDecoder) -> int:
+    """The most memory the one decoder has had beyond its server's pages, from proc(5)."""
+    (pid,) = decoders_of(decoder)
+    own, servers = (
+        {name: int(size.split()[0]) << 10 for name, size in re.findall(r"^(\w+):\s+(\d+ kB)$", status, re.MULTILINE)}
+        for status in (of(pid, "status"), of(server_of(decoder)._process.pid, "status"))
+    )
+    return own["RssAnon"] + (own["VmHWM"] - own["VmRSS"]) - servers["RssAnon"]
+
+
+@pytest.mark.parametrize("form", ["wav", "raw", "flac", "m4a", "webm, opus", "mp3"])
+async def test_a_decoder_holds_the_file_once_and_16_mib(decoder: AudioDecoder, form: str) -> None:
+    await decoder.start()
+    start = {"raw": b"", "wav": wav(b"", claimed_bytes=MAX_FILE_BYTES)}
+    file = (start[form] if form in start else encoded(*FILES[form], duration_s=20)).ljust(MAX_FILE_BYTES, b"\0")
+    async with aclosing(decoder.decode(file, RawSamples(16_000) if form == "raw" else None)) as stream:
+        await anext(stream)
+        await _until_held_back(decoder)
+        assert MAX_FILE_BYTES < _own_bytes(decoder) <= MAX_FILE_BYTES + (16 << 20)
 
 
 async def test_a_decoder_is_in_its_sandbox_and_has_one_descriptor(decoder: AudioDecoder, long_file: bytes) -> None:
@@ -595,6 +740,7 @@ async def test_a_decoder_is_in_its_sandbox_and_has_one_descriptor(decoder: Audio
         assert "\nSeccomp:\t2\n" in status
         assert "\nNoNewPrivs:\t1\n" in status
         assert "\nThreads:\t1\n" in status
+        assert of(pid, "oom_score_adj") == "1000\n", "a file that takes all memory takes its own decoder"
         for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_CORE):
             assert resource.prlimit(pid, which) == (0, 0)
         if os.getuid() == 0:
@@ -639,6 +785,55 @@ async def test_without_a_sandbox_nothing_is_decoded(monkeypatch: pytest.MonkeyPa
     finally:
         await refusing.close()
         await allowing.close()
+
+
+async def test_without_a_descriptor_left_no_decoder_can_be_forked() -> None:
+    program = """
+import asyncio, resource
+from engine.errors import BackendError
+from engine.speech.decode import AudioDecoder
+from engine.types import RawSamples
+async def blocks(decoder):
+    return len([block async for block in decoder.decode(bytes(32_000), RawSamples(16_000))])
+async def main():
+    decoder = AudioDecoder(max_files=1)
+    await decoder.start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for _ in range(2):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            await blocks(decoder)
+        except BackendError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        print(await blocks(decoder))
+    await decoder.close()
+asyncio.run(main())
+"""
+    assert await python(program) == (0, b"there is no socket for another decoder\n1\n" * 2)
+
+
+async def test_without_descriptors_left_no_server_can_be_started() -> None:
+    program = """
+import asyncio, os, resource
+from engine.errors import BackendError
+from engine.speech.decode import AudioDecoder
+async def main():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = os.open(os.devnull, os.O_RDONLY)
+    for left in range(4):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 1 + left, hard))
+        try:
+            await AudioDecoder().start()
+        except BackendError as error:
+            print(error)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    decoder = AudioDecoder()
+    await decoder.start()
+    await decoder.close()
+asyncio.run(main())
+"""
+    assert await python(program) == (0, b"the decoder server could not be started\n" * 4)
 
 
 async def test_a_server_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
