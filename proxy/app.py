@@ -254,6 +254,7 @@ def _service(
         verifier=verifier,
         telemetry=telemetry,
         allowance=Allowance(),
+        idle_timeout_s=settings.idle_timeout_s,
         overall_timeout_s=settings.overall_timeout_s,
         api_key=settings.api_key,
     )

@@ -32,6 +32,7 @@ from proxy import sse
 from proxy.envelope import inner_head, released_headers, request_id
 from proxy.errors import ErrorCode, ProxyError, from_status
 from proxy.guard import CORS_ORIGIN, cors_headers
+from proxy.outbox import AppGoneError, send, write
 from proxy.relay import Answer, Relay
 from proxy.spool import Allowance, RetainedBody
 from proxy.telemetry import CONTENT_TYPE, Telemetry
@@ -53,7 +54,8 @@ _REQUEST_ID: Final = web.RequestKey("request_id", str)
 class Service:
     """What the handlers work with.
 
-    api_key: replaces the Authorization of apps. draining: the proxy is about to end.
+    idle_timeout_s: how long an app may read nothing of its answer. api_key: replaces the Authorization of apps.
+    draining: the proxy is about to end.
     """
 
     relay: Relay
@@ -61,6 +63,7 @@ class Service:
     verifier: EngineVerifier
     telemetry: Telemetry
     allowance: Allowance
+    idle_timeout_s: float
     overall_timeout_s: float
     api_key: SecretStr | None = None
     draining: bool = False
@@ -90,24 +93,33 @@ def constant_refusal(status: int) -> web.Response:
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The one place where an error becomes an answer, and an answer is counted."""
+    """The one place where an error becomes an answer, and where an answer leaves and is counted."""
     request[_REQUEST_ID] = request_id(request.headers.get("x-request-id"))
-    telemetry = request.app[SERVICE].telemetry
-    with telemetry.request():
+    service = request.app[SERVICE]
+    with service.telemetry.request():
         try:
-            response = await handler(request)
-        except ProxyError as exc:
-            response = _counted_refusal(telemetry, exc)
-        except web.HTTPException as exc:
-            response = _counted_refusal(telemetry, from_status(exc.status))
-        except Exception as exc:
-            if request.writer.output_size > 0:
-                raise  # an answer has begun: only closing is left
-            # Its message may quote the request.
-            _log.error("internal_error", error=type(exc).__name__)
-            response = _counted_refusal(telemetry, ProxyError(ErrorCode.INTERNAL_ERROR))
-    telemetry.answered(response.status)
+            response = await _answer(request, handler)
+            await send(request, response, stall_s=service.idle_timeout_s)
+        except AppGoneError:
+            return web.Response()  # nobody gets it: aiohttp finds the connection closed, as when an app leaves
+    service.telemetry.answered(response.status)
     return response
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    telemetry = request.app[SERVICE].telemetry
+    try:
+        return await handler(request)
+    except ProxyError as exc:
+        return _counted_refusal(telemetry, exc)
+    except web.HTTPException as exc:
+        return _counted_refusal(telemetry, from_status(exc.status))
+    except Exception as exc:
+        if request.writer.output_size > 0:
+            raise  # an answer has begun: only closing is left
+        # Its message may quote the request.
+        _log.error("internal_error", error=type(exc).__name__)
+        return _counted_refusal(telemetry, ProxyError(ErrorCode.INTERNAL_ERROR))
 
 
 @web.middleware
@@ -175,16 +187,22 @@ class _Exchange:
         with RetainedBody(self._read, service.allowance) as body:
             try:
                 async with service.relay.answering(head, body) as answer:
-                    return await self._deliver(answer)
+                    response = await self._deliver(answer)
             finally:
                 service.telemetry.uploaded(body.received_bytes)
+        if self._stream is None:
+            await send(request, response, stall_s=service.idle_timeout_s)
+        return response
 
     async def fail(self, error: ProxyError) -> web.StreamResponse:
-        """End in `error`: as the answer, or as the last event of one that has begun."""
+        """End in `error`: as the answer, or as the last event of one that has begun.
+
+        Where a whole answer was on its way, the connection has been cut, and `error` is only counted.
+        """
         if self._stream is None:
             raise error
         self._service.telemetry.failed(error.code.value)
-        await self._stream.write(sse.error_event(error))
+        await write(self._request, self._stream, sse.error_event(error), stall_s=self._service.idle_timeout_s)
         return self._stream
 
     async def _accept_upload(self) -> None:
@@ -234,7 +252,7 @@ class _Exchange:
         if events:
             self._first_event()
             self._service.telemetry.delivered(len(events))
-            await stream.write(events)
+            await write(self._request, stream, events, stall_s=self._service.idle_timeout_s)
 
 
 async def get_attestation(request: web.Request) -> web.Response:

@@ -49,6 +49,9 @@ RESPONSE_HEADERS: Final = frozenset(
 )
 """The headers of an answer that reach the app, beside x-ratelimit-*. Its content-length is counted here instead."""
 
+_LISTS: Final = frozenset({"accept"})
+"""Those of REQUEST_HEADERS that may be repeated; of any other a second value would be a choice left to somebody."""
+
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -67,9 +70,9 @@ def inner_head(method: str, path: str, headers: Headers, replaced: Mapping[str, 
     """The head that goes into the envelope.
 
     path: as the app sent it, query included. replaced: fields that we set, whatever the app said.
-    Raises ProxyError for what is not well-formed.
+    Raises ProxyError for what is not well-formed or contradicts itself.
     """
-    values = {name: _combined(headers.getall(name, ())) for name in REQUEST_HEADERS} | dict(replaced)
+    values = {name: _combined(name, headers.getall(name, ())) for name in REQUEST_HEADERS} | dict(replaced)
     fields = tuple((name, value) for name, value in values.items() if value is not None)
     try:
         return RequestHead(method, "https", AUTHORITY, path, fields)
@@ -77,10 +80,17 @@ def inner_head(method: str, path: str, headers: Headers, replaced: Mapping[str, 
         raise ProxyError(ErrorCode.INVALID_REQUEST) from None
 
 
-def _combined(values: Sequence[str]) -> str | None:
-    """One field for a repeated one (RFC 9110 section 5.3), so that nobody later has to choose; its bytes as latin-1."""
+def _combined(name: str, values: Sequence[str]) -> str | None:
+    """One field for a repeated one (RFC 9110 section 5.3), so that nobody later has to choose; its bytes as latin-1.
+
+    Raises ProxyError for different values of a field that has one.
+    """
     if not values:
         return None
+    if name not in _LISTS:
+        if len(set(values)) > 1:
+            raise ProxyError(ErrorCode.INVALID_REQUEST)
+        values = values[:1]
     return ", ".join(values).encode("utf-8", "surrogateescape").decode("latin-1")
 
 

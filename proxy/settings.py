@@ -110,7 +110,10 @@ class ProxySettings(ProgramSettings):
     ca_file: Path | None = Field(None, description="PEM roots for the engine's TLS, in place of the system's.")
     connect_timeout_s: float = Field(10.0, gt=0, description="Longest time to connect to the engine.")
     idle_timeout_s: float = Field(
-        60.0, gt=0, description="Longest silence of an app's upload or of the engine, which sends a sign every 15 s."
+        60.0,
+        gt=0,
+        description="Longest silence of an app, in sending its request or reading its answer, or of the engine, which "
+        "sends a sign every 15 s.",
     )
     overall_timeout_s: float = Field(7_200.0, gt=0, description="Longest time from a request to the end of its answer.")
 

@@ -13,10 +13,11 @@ from cryptography.x509.oid import NameOID
 
 
 def write_certificate(cert: Path, key: Path, name: str) -> None:
-    """A self-signed certificate of `name` for 127.0.0.1 and localhost, and its key, as PEM files."""
+    """A self-signed certificate for `name`, 127.0.0.1 and localhost, and its key, as PEM files."""
     private_key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    local = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = x509.SubjectAlternativeName([x509.DNSName(name), *local])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -292,12 +293,12 @@ class FakeEngine:
             self.arrived.notify_all()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[FakeEngine]:
+    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeEngine]:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_get(WELL_KNOWN_PATH, self._attest)
         app.router.add_post("/ohttp/{digest}", self._post)
         async with listening(
-            app, [Address("127.0.0.1", 0)], error_response=lambda status: web.Response(status=status)
+            app, [Address("127.0.0.1", 0)], error_response=lambda status: web.Response(status=status), tls=tls
         ) as (address,):
-            self.url = f"http://{address}"
+            self.url = f"{'https' if tls else 'http'}://{address}"
             yield self

@@ -83,9 +83,23 @@ def test_what_we_set_replaces_what_the_app_said() -> None:
     assert head.headers == (("authorization", "Bearer us"),)
 
 
-def test_a_repeated_field_becomes_one() -> None:
+def test_a_repeated_list_becomes_one() -> None:
     given = CIMultiDict([("Accept", "a/b"), ("Accept", "c/d")])
     assert inner_head("GET", "/v1/models", given, {}).headers == (("accept", "a/b, c/d"),)
+
+
+ONCE = sorted(set(REQUEST_HEADERS) - {"accept"})
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_a_field_with_one_value_may_be_repeated_only_word_for_word(name: str) -> None:
+    same = CIMultiDict([(name, "a/b"), (name.title(), "a/b")])
+    assert inner_head("GET", "/v1/models", same, {}).headers == ((name, "a/b"),)
+    for other in ("c/d", "A/B", "a/b, a/b", ""):
+        for values in (("a/b", other), (other, "a/b"), ("a/b", "a/b", other)):
+            with pytest.raises(ProxyError) as caught:
+                inner_head("GET", "/v1/models", CIMultiDict([(name, value) for value in values]), {})
+            assert caught.value.code is ErrorCode.INVALID_REQUEST
 
 
 @pytest.mark.parametrize("path", ["http://elsewhere/v1/models", "*", "/v1/models#fragment", "/v1/a b", "/v1/\udce4"])

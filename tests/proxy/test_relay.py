@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from io import BytesIO
 from typing import Any
@@ -36,6 +37,7 @@ from tests.proxy.fake_engine import (
     outer,
     transcript,
 )
+from tests.proxy.raw import asking, left_of
 from tests.proxy.waiting import until
 
 PATH = "/v1/audio/transcriptions"
@@ -539,6 +541,98 @@ async def test_an_app_that_stops_sending_is_given_up(start_proxy: StartProxy, en
 
     async with start_proxy(idle_timeout_s=0.3) as proxy, aiohttp.ClientSession(url_of(proxy)) as app:
         assert await code_of(app, stall()) == (408, "upload_timeout", "false")
+
+
+async def flood(reply: Reply) -> web.StreamResponse:
+    """Events without end."""
+    await reply.head(200, SSE_HEADERS)
+    while True:
+        await reply.event(b"data: " + b"a" * 200_000 + b"\n\n")
+
+
+async def large(reply: Reply) -> web.StreamResponse:
+    """A whole answer that no buffer holds."""
+    await reply.head()
+    for _ in range(LARGE_BYTES // 200_000):
+        await reply.content(bytes(200_000))
+    return await reply.end()
+
+
+LARGE_BYTES = 16_000_000
+REQUEST = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx".encode()
+STALL = {"idle_timeout_s": 0.3}
+OVERALL = {"idle_timeout_s": 0.8, "overall_timeout_s": 0.8}
+"""The second of the two ends first: it began before there was anything to read."""
+
+
+@pytest.mark.parametrize(("limits", "counted"), [(STALL, 0), (OVERALL, 1)], ids=["stall", "overall"])
+@pytest.mark.parametrize("play", [flood, large])
+async def test_an_app_that_does_not_read_is_cut_off(
+    start_proxy: StartProxy, engine: FakeEngine, play: Any, limits: dict[str, float], counted: int
+) -> None:
+    async with start_proxy(**limits) as proxy:
+        await until(lambda: proxy.trust.is_ready)
+        engine.scripts.append(Script(play=play))
+        async with asking(proxy.addresses[0], REQUEST) as connection:
+            await until(lambda: metric(proxy, "requests_in_flight") == 1)
+            await until(lambda: metric(proxy, "requests_in_flight") == 0)
+            if play is flood:
+                await engine.cancelled.wait()
+            received = await left_of(connection)
+        assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert not received.endswith(b"0\r\n\r\n")
+        assert len(received) < LARGE_BYTES
+        assert metric(proxy, "errors_total", code="timeout") == counted
+        assert metric(proxy, "requests_total", status="200") == 0
+
+
+async def test_an_app_that_does_not_read_what_the_proxy_itself_says_is_cut_off(
+    start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "_report", lambda _: {"state": "a" * LARGE_BYTES})
+    request = b"GET /attestation HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    async with start_proxy(**STALL) as proxy, asking(proxy.addresses[0], request) as connection:
+        await until(lambda: metric(proxy, "requests_in_flight") == 1)
+        await until(lambda: metric(proxy, "requests_in_flight") == 0)
+        assert len(await left_of(connection)) < LARGE_BYTES
+
+
+async def test_an_app_that_reads_slowly_gets_its_whole_answer(start_proxy: StartProxy, engine: FakeEngine) -> None:
+    loop, began = asyncio.get_running_loop(), time.monotonic()
+    async with start_proxy(idle_timeout_s=0.6) as proxy:
+        engine.scripts.append(Script(play=large))
+        async with asking(proxy.addresses[0], REQUEST, buffer_bytes=65_536) as connection:
+            received = bytearray()
+            while data := await loop.sock_recv(connection, 65_536):
+                received += data
+                await asyncio.sleep(0.005)
+    head, _, body = bytes(received).partition(b"\r\n\r\n")
+    assert f"Content-Length: {LARGE_BYTES}".encode() in head
+    assert len(body) == LARGE_BYTES
+    assert time.monotonic() - began > 1.0
+
+
+async def test_an_upload_that_is_slow_but_steady_is_answered(start_proxy: StartProxy, engine: FakeEngine) -> None:
+    async def dribble() -> AsyncIterator[bytes]:
+        for _ in range(15):
+            yield AUDIO[:1000]
+            await asyncio.sleep(0.1)
+
+    async with start_proxy(idle_timeout_s=1.0) as proxy, aiohttp.ClientSession(url_of(proxy)) as app:
+        assert (await post(app, dribble()))[:2] == (200, {"text": TRANSCRIPT})
+    assert len(engine.received[0].content) == 15_000
+
+
+async def test_an_engine_that_shows_that_it_works_is_waited_for(start_proxy: StartProxy, engine: FakeEngine) -> None:
+    async def slowly(reply: Reply) -> web.StreamResponse:
+        for _ in range(15):
+            await reply.heartbeat()
+            await asyncio.sleep(0.1)
+        return await transcript(reply)
+
+    async with start_proxy(idle_timeout_s=1.0) as proxy, aiohttp.ClientSession(url_of(proxy)) as app:
+        engine.scripts.append(Script(play=slowly))
+        assert (await post(app))[:2] == (200, {"text": TRANSCRIPT})
 
 
 async def test_an_engine_that_cannot_be_reached_is_told_as_that(start_proxy: StartProxy, engine: FakeEngine) -> None:

@@ -125,6 +125,25 @@ async def test_the_key_is_renewed_after_about_seventy_percent_of_its_life(world:
     assert max(world.naps) <= MAX_NAP_S
 
 
+async def test_a_renewal_under_way_holds_no_request_up(world: World) -> None:
+    old = await world.trust.engine()
+    world.key = GatewayKey.generate(())
+    world.later(0.8 * LIFETIME_S)
+    world.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        renewing = group.create_task(world.trust.keep_fresh())
+        await until(lambda: world.fetches == 2)
+        asking = group.create_task(world.trust.engine())
+        await asyncio.sleep(0)
+        assert asking.done()
+        assert asking.result() is old
+        world.gate.set()
+        await until(lambda: world.trust.held is not old)
+        renewing.cancel()
+    assert (await world.trust.engine()).choose_key() == world.key.config
+    assert world.fetches == 2
+
+
 async def test_the_old_key_serves_while_renewing_fails_and_not_a_second_longer(world: World) -> None:
     old = await world.trust.engine()
     world.failure = FetchError("away")
