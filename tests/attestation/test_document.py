@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation.document import MAX_DOCUMENT_BYTES, AttestationDocument, parse_document, parse_nonce
+from attestation.document import MAX_COLLATERAL, MAX_DOCUMENT_BYTES, AttestationDocument, parse_document, parse_nonce
 from attestation.errors import EvidenceError
 from attestation.types import NONCE_BYTES, DeviceEvidence, Evidence, EvidenceKind, Nonce, StatementBytes
 from tests.attestation.samples import attested
@@ -30,6 +30,8 @@ def test_a_document_is_read_back(nonces: list[Nonce], statement: bytes, report: 
     assert parse_document(document.encode()) == document
 
 
+PIECE = {"kind": "snp-crl", "name": "vcek/Milan", "data": "AAAA"}
+
 _FAULTS: dict[str, tuple[str, object]] = {
     "another version": ("version", 2),
     "a version that is no integer": ("version", True),
@@ -44,6 +46,10 @@ _FAULTS: dict[str, tuple[str, object]] = {
     "evidence without a report": ("evidence", {"kind": "insecure"}),
     "evidence with more": ("evidence", {"kind": "insecure", "report": "", "canary": 1}),
     "device evidence that is null": ("device_evidence", None),
+    "collateral of an unknown kind": ("collateral", [PIECE | {"kind": "canary"}]),
+    "collateral that is no base64": ("collateral", [PIECE | {"data": "?"}]),
+    "collateral with a piece twice": ("collateral", [PIECE, PIECE | {"data": ""}]),
+    "collateral of too many pieces": ("collateral", [PIECE | {"name": f"vcek/{n}"} for n in range(MAX_COLLATERAL + 1)]),
     "an unknown member": ("surplus", "canary"),
 }
 

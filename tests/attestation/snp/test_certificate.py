@@ -142,6 +142,16 @@ def test_two_signature_algorithms_are_refused() -> None:
         parse_certificate(bytes(changed))
 
 
+def test_a_signature_of_bits_is_refused() -> None:
+    length = len(parse_certificate(ASK).signed.signature)
+    assert ASK[-length - 1] == 0, "how many bits of the last byte are no part of it"
+    changed = bytearray(ASK)
+    changed[-length - 1] = 1
+    changed[-1] &= 0xFE  # they are 0 in DER
+    with pytest.raises(EvidenceError, match="not whole bytes"):
+        parse_certificate(bytes(changed))
+
+
 def test_an_extension_that_stands_twice_is_refused() -> None:
     usage, constraints = "0603551d0f", "0603551d13"
     with pytest.raises(EvidenceError, match="twice"):

@@ -5,6 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +109,15 @@ def test_spoilt_pem_is_read_or_refused_and_nothing_else(pem: bytes, at: int, spo
 @given(st.integers(0, len(CRL)), st.binary(max_size=20))
 def test_a_spoilt_revocation_list_is_read_or_refused_and_nothing_else(at: int, spoilt: bytes) -> None:
     assert is_tellable(refusal_of(lambda: crl_window(CRL[:at] + spoilt + CRL[at + len(spoilt) :])))
+
+
+@pytest.mark.parametrize("names", [(), ("Intel SGX Root CA", "Intel SGX PCK Certificate")], ids=["none", "two"])
+def test_only_one_common_name_is_a_name(names: tuple[str, ...]) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names])
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+    with pytest.raises(EvidenceError, match="no common name, or several"):
+        common_name(builder.sign(key, hashes.SHA256()))
 
 
 def test_a_certificate_of_the_year_zero_cannot_be_read() -> None:
