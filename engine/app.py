@@ -19,7 +19,7 @@ from aiohttp import web
 from attestation import insecure
 from attestation.attester import Attester, EvidenceDesk, as_collected
 from attestation.channel.keyconfig import KeyConfig
-from attestation.errors import AttestationError, EvidenceError, FetchError, RefusedError
+from attestation.errors import EvidenceError, FetchError, RefusedError
 from attestation.http import Address, listening
 from attestation.insecure import InsecureAttester
 from attestation.machine import MachineAttester
@@ -40,6 +40,7 @@ from engine.backends.vllm_server import Serving, gpu_share
 from engine.checkpoint import read_abilities
 from engine.endorsements import REFRESH_S, Endorsements, open_endorsements
 from engine.endpoints import EngineState, public_app, status_app
+from engine.errors import EngineError
 from engine.gateway import Gateway, outer_error
 from engine.key_file import KeyFile
 from engine.keys import KeyRing
@@ -96,24 +97,24 @@ class EngineParts:
 
 
 async def serve(settings: EngineSettings) -> ExitCode:
-    """Serve until SIGTERM or SIGINT, then drain; not at all where this engine fails its own policy."""
+    """Serve until SIGTERM or SIGINT, then drain; not at all where this engine fails its own policy, or cannot start."""
     _keep_memory_private()
     try:
         async with running_engine(settings) as engine:
             _announce(engine)
             await until_stopped()
             _log.info("draining", requests=engine.application.admission.requests, longest_s=settings.drain_s)
-    except (RefusedError, EvidenceError, FetchError) as exc:
+    except (RefusedError, EvidenceError, FetchError, EngineError, OSError) as exc:
         return _refuse_to_serve(exc)
     return ExitCode.ACCEPTED
 
 
-def _refuse_to_serve(reason: AttestationError) -> ExitCode:
+def _refuse_to_serve(reason: Exception) -> ExitCode:
     for check in reason.checks if isinstance(reason, RefusedError) else ():
         if check.failed:
             _log.error("self_check_failed", check=check.name, detail=check.detail)
     _log.error("not_serving", error=type(reason).__name__, detail=str(reason))
-    return ExitCode.INTERNAL if isinstance(reason, FetchError) else ExitCode.REFUSED
+    return ExitCode.REFUSED if isinstance(reason, RefusedError | EvidenceError) else ExitCode.INTERNAL
 
 
 def _keep_memory_private() -> None:

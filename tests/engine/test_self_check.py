@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from attestation.types import DeviceEvidence, Evidence, EvidenceKind, Nonce, Rep
 from attestation.verify import verify
 from engine import app as engine_app
 from engine.app import EngineParts, RunningEngine, running_engine, serve
+from engine.backends import surroundings
 from engine.self_check import SELF_POLICY
 from engine.settings import EngineSettings
 from engine.weights import weights_digest
@@ -295,3 +297,23 @@ async def test_a_machine_without_a_tee_ends_with_1_and_a_reason(bench: Bench, lo
     assert await serve(settings) is ExitCode.INTERNAL
     assert told(log) == [("not_serving", "FetchError")]
     assert "configfs-tsm: No such file or directory" in log.entries[-1]["detail"]
+
+
+@pytest.mark.usefixtures("serving")
+@pytest.mark.parametrize("missing", ["port", "weights", "vllm"])
+async def test_an_engine_that_cannot_start_ends_with_1_and_a_reason(
+    bench: Bench, log: LogCapture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr(surroundings, "VLLM_PROGRAMS", ())
+    (tmp_path / "empty").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        changes: dict[str, dict[str, Any]] = {
+            "port": {"listen": f"127.0.0.1:{taken.getsockname()[1]}"},
+            "weights": {"model": (f"nano={tmp_path / 'empty'}",), "alias": ()},
+            "vllm": {"backend": "vllm"},
+        }
+        assert await serve(EngineSettings(**bench.settings.model_dump() | changes[missing])) is ExitCode.INTERNAL
+    [entry] = [entry for entry in log.entries if entry["event"] == "not_serving"]
+    assert log.entries[-1] == entry
+    said = {"port": "address already in use", "weights": "holds no files", "vllm": "no such vllm program"}
+    assert said[missing] in entry["detail"]
