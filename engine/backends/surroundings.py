@@ -56,7 +56,8 @@ def make_private(prefix: str) -> Path:
 
 def find_vllm(given: Path | None) -> Path:
     """The `vllm` executable: the one that is given, else the image's. Raises BackendError where there is none."""
-    for program in VLLM_PROGRAMS if given is None else (given,):
+    programs = VLLM_PROGRAMS if given is None else (given,)
+    for program in programs:
         if os.access(program, os.X_OK) and program.is_file():
             return program.absolute()
-    raise BackendError("there is no such vllm program")
+    raise BackendError(f"there is no such vllm program: {', '.join(map(str, programs))}")
