@@ -18,10 +18,10 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from attestation import strictjson
-from attestation.document import MAX_DOCUMENT_BYTES, AttestationDocument, parse_document, parse_nonce
+from attestation.document import MAX_DOCUMENT_BYTES, AttestationDocument, NonceHex, parse_document
 from attestation.errors import EvidenceError
 from attestation.statement import MAX_NOT_AFTER
 from attestation.types import Nonce
@@ -34,7 +34,7 @@ MAX_BUNDLE_BYTES = MAX_DOCUMENT_BYTES + 1024
 class _BundleMembers:
     __pydantic_config__ = STRICT
     version: VersionOne
-    nonce: Annotated[bytes, PlainValidator(parse_nonce), PlainSerializer(bytes.hex)]
+    nonce: NonceHex
     fetched_at: Annotated[int, Field(ge=0, le=MAX_NOT_AFTER)]
     document: dict[str, Any]
 
@@ -64,7 +64,7 @@ def parse_bundle(data: bytes) -> Bundle:
         members = validate(_BUNDLE, strictjson.loads(data, max_bytes=MAX_BUNDLE_BYTES))
     except ValueError as exc:
         raise EvidenceError(f"bundle: {exc}") from exc
-    return Bundle(Nonce(members.nonce), members.fetched_at, parse_document(json.dumps(members.document).encode()))
+    return Bundle(members.nonce, members.fetched_at, parse_document(json.dumps(members.document).encode()))
 
 
 def parse_saved(data: bytes) -> Bundle | AttestationDocument:

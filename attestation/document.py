@@ -50,7 +50,7 @@ def parse_nonce(value: object) -> Nonce:
     return Nonce(bytes.fromhex(value))
 
 
-_Nonce = Annotated[bytes, PlainValidator(parse_nonce), PlainSerializer(bytes.hex)]
+NonceHex = Annotated[Nonce, PlainValidator(parse_nonce), PlainSerializer(bytes.hex)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _named_once(pieces: tuple[_CollateralMember, ...]) -> tuple[_CollateralMembe
 class _DocumentMembers:
     __pydantic_config__ = STRICT
     version: VersionOne
-    nonces: Annotated[tuple[_Nonce, ...], Field(min_length=1, max_length=MAX_NONCES)]
+    nonces: Annotated[tuple[NonceHex, ...], Field(min_length=1, max_length=MAX_NONCES)]
     statement: Base64
     evidence: _EvidenceMember
     device_evidence: Base64
@@ -121,7 +121,7 @@ def parse_document(data: bytes) -> AttestationDocument:
     except ValueError as exc:
         raise EvidenceError(f"attestation document: {exc}") from exc
     return AttestationDocument(
-        nonces=tuple(Nonce(nonce) for nonce in members.nonces),
+        nonces=members.nonces,
         statement=StatementBytes(members.statement),
         evidence=Evidence(members.evidence.kind, members.evidence.report),
         device_evidence=DeviceEvidence(members.device_evidence),

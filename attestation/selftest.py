@@ -27,10 +27,10 @@ from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Annotated, Final
 
-from pydantic import AwareDatetime, Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import AwareDatetime, Field, TypeAdapter
 
 from attestation import strictjson
-from attestation.document import AttestationDocument, parse_nonce
+from attestation.document import AttestationDocument, NonceHex
 from attestation.errors import EvidenceError, RefusedError
 from attestation.gpu.evidence import Architecture, DeviceAnswer, encode_devices
 from attestation.policy import parse_policy
@@ -42,7 +42,6 @@ from attestation.types import (
     DeviceEvidence,
     Evidence,
     EvidenceKind,
-    Nonce,
     StatementBytes,
     failed,
 )
@@ -51,8 +50,6 @@ from attestation.verify import verify
 
 DATA_FILE: Final = "selftest.json"
 MAX_DATA_BYTES: Final = 1024 * 1024
-
-_Nonce = Annotated[Nonce, PlainValidator(parse_nonce), PlainSerializer(bytes.hex)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,8 @@ class Sample:
     name: Label
     policy: Label
     judged_at: AwareDatetime
-    nonce: _Nonce
-    nonces: tuple[_Nonce, ...]
+    nonce: NonceHex
+    nonces: tuple[NonceHex, ...]
     kind: EvidenceKind
     statement: Label
     report: Label
@@ -83,8 +80,8 @@ class Case:
     refused_by: Annotated[tuple[Label, ...], Field(min_length=1)]
     policy: Label | None = None
     judged_at: AwareDatetime | None = None
-    nonce: _Nonce | None = None
-    nonces: tuple[_Nonce, ...] | None = None
+    nonce: NonceHex | None = None
+    nonces: tuple[NonceHex, ...] | None = None
     kind: EvidenceKind | None = None
     gpus: tuple[Label, ...] | None = None
     instead: Mapping[str, str] = field(default_factory=dict)
@@ -104,7 +101,7 @@ class Gpu:
     __pydantic_config__ = STRICT
 
     arch: Architecture
-    nonce: _Nonce
+    nonce: NonceHex
     evidence: Label
     certificate: Label
 

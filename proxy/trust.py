@@ -219,9 +219,8 @@ class Trust:
             return verified_at
         share = RENEW_AFTER * _jitter(0.95, 1.05)
         in_time = verified_at + share * (self._held.result.expires_at - verified_at)
-        return max(
-            in_time, verified_at + timedelta(seconds=BACKOFF_S)
-        )  # a trust that is over at once is no reason to hurry
+        # A trust that is over at once is no reason to hurry.
+        return max(in_time, verified_at + timedelta(seconds=BACKOFF_S))
 
 
 def _backoff_s(failures: int) -> float:

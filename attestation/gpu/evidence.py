@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from attestation import strictjson
-from attestation.document import parse_nonce
+from attestation.document import NonceHex
 from attestation.errors import EvidenceError
-from attestation.types import DeviceEvidence, Nonce
+from attestation.types import DeviceEvidence
 from attestation.validation import STRICT, Base64, VersionOne, validate
 
 MAX_GPUS: Final = 16
@@ -65,7 +65,7 @@ class DeviceAnswer:
     __pydantic_config__ = STRICT
 
     arch: Architecture
-    nonce: Annotated[Nonce, PlainValidator(parse_nonce), PlainSerializer(bytes.hex)]
+    nonce: NonceHex
     evidence: _Bytes
     certificate: _Bytes
 
