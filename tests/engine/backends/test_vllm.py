@@ -29,6 +29,7 @@ from engine.errors import BackendError
 from engine.speech.transcriber import Transcriber
 from engine.types import Clip, ClipTranscript, DecodingOptions, Task, TextDelta
 from tests.engine.backends.fake_vllm import DONE, FakeVllm, delta, event, write_program
+from tests.engine.backends.test_faster_whisper import is_gone
 from tests.engine.backends.test_vllm_answers import segment
 
 CLIP = Clip(0.0, bytes(32_000))
@@ -365,14 +366,6 @@ async def transcriber(checkpoint: Checkpoint, program: Path) -> AsyncIterator[Vl
     await made.start()
     yield made
     await made.close()
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, though nobody may have reaped it."""
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 UNCONFESSED = {

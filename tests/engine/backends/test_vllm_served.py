@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -18,10 +17,10 @@ import pytest
 from engine.backends.vllm import AttachedVllm
 from engine.backends.vllm_client import open_uds_session
 from engine.errors import BackendError
-from engine.types import SAMPLE_RATE_HZ, Clip, ClipTranscript, DecodingOptions, Task, TextDelta
+from engine.types import Clip, ClipTranscript, DecodingOptions, Task, TextDelta
 from tests.e2e.test_memory import descendants
 from tests.engine.backends.real_vllm import VllmEngine
-from tests.engine.backends.test_faster_whisper import needs_espeak, spoken
+from tests.engine.backends.test_faster_whisper import needs_espeak, noise, spoken
 
 pytestmark = pytest.mark.slow
 
@@ -45,10 +44,6 @@ async def until(condition: Callable[[], Awaitable[bool]], patience_s: float = 60
     async with asyncio.timeout(patience_s):
         while not await condition():  # noqa: ASYNC110  another process's work is no event of ours
             await asyncio.sleep(0.05)
-
-
-def noise(seconds: float) -> Clip:
-    return Clip(0.0, random.Random(7).randbytes(int(2 * SAMPLE_RATE_HZ * seconds)))
 
 
 async def running(transcriber: AttachedVllm) -> float:
