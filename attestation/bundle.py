@@ -16,16 +16,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
-from attestation import strictjson
-from attestation.document import MAX_DOCUMENT_BYTES, AttestationDocument, NonceHex, parse_document
+from attestation.document import MAX_DOCUMENT_BYTES, AttestationDocument, parse_document
 from attestation.errors import EvidenceError
-from attestation.statement import MAX_NOT_AFTER
-from attestation.types import Nonce
-from attestation.validation import STRICT, VersionOne, validate
+from attestation.types import Nonce, NonceHex
+from core.program import strictjson
+from core.program.validation import STRICT, UnixSeconds, VersionOne, validate
 
 MAX_BUNDLE_BYTES = MAX_DOCUMENT_BYTES + 1024
 
@@ -35,7 +34,7 @@ class _BundleMembers:
     __pydantic_config__ = STRICT
     version: VersionOne
     nonce: NonceHex
-    fetched_at: Annotated[int, Field(ge=0, le=MAX_NOT_AFTER)]
+    fetched_at: UnixSeconds
     document: dict[str, Any]
 
 

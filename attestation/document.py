@@ -18,13 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import Field, TypeAdapter
 
-from attestation import strictjson
 from attestation.errors import EvidenceError
 from attestation.statement import MAX_NONCES
 from attestation.types import (
-    NONCE_BYTES,
     Collateral,
     CollateralKey,
     CollateralKind,
@@ -32,25 +30,17 @@ from attestation.types import (
     Evidence,
     EvidenceKind,
     Nonce,
+    NonceHex,
     StatementBytes,
 )
-from attestation.validation import STRICT, Base64, Label, VersionOne, validate
+from core.program import strictjson
+from core.program.validation import STRICT, Base64, Label, VersionOne, once, validate
 
 WELL_KNOWN_PATH = "/.well-known/sottovoce-attestation"
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 """Eight GPUs with certificate chains and collateral stay under 1 MiB."""
 MAX_COLLATERAL = 256
 """Pieces: eight GPUs and four switches have some 90, most of them revocation answers."""
-
-
-def parse_nonce(value: object) -> Nonce:
-    """A nonce from its 64 lower-case hexadecimal digits. Raises ValueError."""
-    if not isinstance(value, str) or len(value) != 2 * NONCE_BYTES or set(value) - set("0123456789abcdef"):
-        raise ValueError("a nonce is 64 lower-case hexadecimal digits")
-    return Nonce(bytes.fromhex(value))
-
-
-NonceHex = Annotated[Nonce, PlainValidator(parse_nonce), PlainSerializer(bytes.hex)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +58,6 @@ class _CollateralMember:
     data: Base64
 
 
-def _named_once(pieces: tuple[_CollateralMember, ...]) -> tuple[_CollateralMember, ...]:
-    if len({(piece.kind, piece.name) for piece in pieces}) != len(pieces):
-        raise ValueError("a piece is given twice")
-    return pieces
-
-
 @dataclass(frozen=True, slots=True)
 class _DocumentMembers:
     __pydantic_config__ = STRICT
@@ -82,7 +66,11 @@ class _DocumentMembers:
     statement: Base64
     evidence: _EvidenceMember
     device_evidence: Base64
-    collateral: Annotated[tuple[_CollateralMember, ...], Field(max_length=MAX_COLLATERAL), AfterValidator(_named_once)]
+    collateral: Annotated[
+        tuple[_CollateralMember, ...],
+        Field(max_length=MAX_COLLATERAL),
+        once("a piece is given twice", lambda piece: (piece.kind, piece.name)),
+    ]
 
 
 _DOCUMENT = TypeAdapter(_DocumentMembers)

@@ -6,9 +6,8 @@
     ├── PolicyError           the policy itself cannot be used; every fault in one message
     ├── EvidenceError         the document, statement or evidence is malformed or not authentic
     ├── RefusedError          authentic or not, it is not what the policy asks for; carries every check
-    ├── FetchError            the attestation document or its collateral could not be had
-    └── ChannelError          a sealed message is malformed, altered, cut, or answers another request
-        └── KeyMismatchError  it was sealed to a key, or with a suite, that this gateway does not hold
+    ├── SourceFileError       a file that reference values are computed from is not what it should be
+    └── FetchError            the attestation document or its collateral could not be had
 
 A caller who cannot act differently on two of them catches their parent.
 """
@@ -44,13 +43,9 @@ class RefusedError(AttestationError):
         super().__init__("; ".join(f"{check.name}: {check.detail}" for check in checks if check.failed))
 
 
+class SourceFileError(AttestationError):
+    """A file that reference values are computed from cannot be read as what it is given for."""
+
+
 class FetchError(AttestationError):
     """Nothing to judge: the peer or a collateral service did not answer as agreed."""
-
-
-class ChannelError(AttestationError):
-    """A message of the channel cannot be trusted. To the peer every such failure looks the same."""
-
-
-class KeyMismatchError(ChannelError):
-    """Unknown key id, key encapsulation or suite, or a first chunk that does not open (RFC 9458 section 5.3)."""

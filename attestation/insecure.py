@@ -8,12 +8,19 @@ names nothing else, and everything that accepts it says so in red.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import structlog
 
+from attestation.collateral.source import Source
 from attestation.errors import EvidenceError
 from attestation.types import (
     REPORT_DATA_BYTES,
     Appraisal,
+    Collateral,
+    CollateralKey,
+    CollateralKind,
     DeviceEvidence,
     Evidence,
     EvidenceKind,
@@ -21,6 +28,7 @@ from attestation.types import (
     ReportData,
     skipped,
 )
+from core.program.validation import STRICT, OnlyTrue
 
 _log = structlog.get_logger(__name__)
 
@@ -29,10 +37,20 @@ _PREFIX = b"sottovoce insecure evidence v1\x00"
 WARNING = "INSECURE development evidence: it proves nothing about the machine or its software."
 
 
+@dataclass(frozen=True, slots=True)
+class InsecurePolicy:
+    """Accept development evidence. `accept` is spelled out so that an empty table does not do it by accident."""
+
+    __pydantic_config__ = STRICT
+
+    accept: OnlyTrue
+
+
 class InsecureAttester:
     """An Attester for development machines; warns at every use."""
 
     kind = EvidenceKind.INSECURE
+    source = EvidenceKind.INSECURE.value
 
     async def collect(self, report_data: ReportData) -> Evidence:
         _log.warning("insecure_evidence", detail=WARNING)
@@ -52,10 +70,34 @@ def parse_report(report: bytes) -> ReportData:
     return ReportData(report[len(_PREFIX) :])
 
 
-def appraise(report: bytes) -> Appraisal:
+def appraise(report: bytes, *_: object, **__: object) -> Appraisal:
     """Read the report_data. The machine is not checked, for there is nothing to check it by."""
     checks = (skipped("machine", WARNING),)
     try:
         return Appraisal(checks, parse_report(report))
     except EvidenceError:
         return Appraisal(checks, None)
+
+
+class InsecureRules:
+    """Implements `attestation.evidence.EvidenceRules`."""
+
+    kind = EvidenceKind.INSECURE
+    policy = InsecurePolicy
+    roots: frozenset[str] = frozenset()
+    tsm = None
+    collateral: Mapping[CollateralKind, Source] = {}
+    appraise = staticmethod(appraise)
+    reported = staticmethod(parse_report)
+
+    def recognises(self, data: bytes) -> bool:
+        return data.startswith(_PREFIX)
+
+    def needs(self, *_: object) -> tuple[CollateralKey, ...]:
+        return ()
+
+    def describe(self, *_: object) -> Mapping[str, str]:
+        return {}  # it has nothing to tell
+
+    def delivered(self, *_: object) -> Collateral:
+        return {}

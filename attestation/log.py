@@ -33,14 +33,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
+from pydantic import Field, StringConstraints, TypeAdapter
 
-from attestation import state, strictjson
 from attestation.errors import EvidenceError
-from attestation.state import StateError
-from attestation.statement import MAX_NOT_AFTER, EffectiveConfig, ModelIdentity, Statement
+from attestation.statement import EffectiveConfig, ModelIdentity, Statement
 from attestation.types import EvidenceKind
-from attestation.validation import STRICT, Label, Sha256Hex, VersionOne, validate
+from core.errors import StateError
+from core.program import files as state
+from core.program import strictjson
+from core.program.validation import PRINTABLE, STRICT, Label, Sha256Hex, UnixSeconds, VersionOne, validate
 
 LOG_FILE: Final = "identities.jsonl"
 MAX_LOG_BYTES: Final = 16 * 1024 * 1024
@@ -54,13 +55,7 @@ _SEAL: Final = re.compile(rb',"sha256":"([0-9a-f]{64})"}')
 _SEAL_BYTES: Final = len(b',"sha256":""}') + 64
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("must be printable")
-    return text
-
-
-_ClaimText = Annotated[str, StringConstraints(max_length=16_384), AfterValidator(_printable)]
+_ClaimText = Annotated[str, StringConstraints(max_length=16_384), PRINTABLE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +90,7 @@ class Record:
 
     version: VersionOne
     sequence: Annotated[int, Field(ge=0)]
-    recorded_at: Annotated[int, Field(ge=0, le=MAX_NOT_AFTER)]
+    recorded_at: UnixSeconds
     previous: Sha256Hex
     torn: Sha256Hex | None
     identity: AcceptedIdentity
@@ -138,15 +133,12 @@ def verify_log(data: bytes) -> LogSummary:
             strays.append(line)
             continue
         record, sealed = unsealed
-        _refuse_stranger(record, len(records), hashes[-1] if hashes else NO_RECORD, _torn(strays))
+        torn = hashlib.sha256(b"\n".join(strays)).hexdigest() if strays else None
+        _refuse_stranger(record, len(records), hashes[-1] if hashes else NO_RECORD, torn)
         records.append(record)
         hashes.append(sealed)
         strays.clear()
     return LogSummary(tuple(records), tuple(hashes), b"\n".join(strays) if strays else None)
-
-
-def _torn(strays: list[bytes]) -> str | None:
-    return hashlib.sha256(b"\n".join(strays)).hexdigest() if strays else None
 
 
 def _refuse_stranger(record: Record, sequence: int, previous: str, torn: str | None) -> None:

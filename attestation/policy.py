@@ -15,18 +15,21 @@
     max_lifetime_s = 90000
     max_evidence_age_s = 21600
     log_levels = ["info", "warning", "error", "critical"]
-    allow_attached_backend = false
+    allow_attached = []               # names of components that may have run before the engine came
     allow_request_log = false
     allow_options = []                # names of `insecure`/`allow` options that the engine may have in force
     allow_plugins = ["sottovoce"]
     require_api_keys = false
-    # backend_arguments = ["..."]     # without this line every argument is accepted and the check is skipped
+    require_pq = false                # post-quantum keys, ML-KEM-768 with X25519
+    evidence_from = ["configfs", "coco", "dstack"]
+    # arguments = { vllm = ["..."] }  # without this line every argument is accepted and the check is skipped
 
     [[models]]                        # without any, every model is accepted and the check is skipped
     id = "openai/whisper-large-v3"
     weights_sha256 = ["<64 hex>"]
+    # aliases = ["whisper-1"]         # without this line any but the id of another model here
 
-    [release]                         # what a signed policy must say; see `attestation.release`
+    [release]                         # what a signed policy must say; see `attestation.release.load`
     version = 7
     expires = "2027-01-31T00:00:00Z"
 
@@ -41,22 +44,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter
+from pydantic import Field, PlainValidator, TypeAdapter
 
+from attestation.collateral.roots import VENDOR_ROOTS, Roots
 from attestation.errors import PolicyError
+from attestation.evidence import KINDS
 from attestation.gpu.policy import GpuPolicy
-from attestation.roots import VENDOR_ROOTS, Roots
-from attestation.snp.policy import SnpPolicy
-from attestation.tdx.policy import TdxPolicy
-from attestation.types import EvidenceKind
-from attestation.validation import STRICT, Label, OnlyTrue, Sha256Hex, VersionOne, validate
+from attestation.types import EvidenceKind, EvidenceSource
+from core.program.settings import ConfigFileError, parse_toml
+from core.program.validation import STRICT, Label, Sha256Hex, VersionOne, once, validate
 
 INSECURE_ROOTS_WARNING = "INSECURE roots: the policy believes others than AMD, Intel and NVIDIA."
 
@@ -68,22 +70,16 @@ _RFC3339_UTC = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2
 
 
 @dataclass(frozen=True, slots=True)
-class InsecurePolicy:
-    """Accept development evidence. `accept` is spelled out so that an empty table does not do it by accident."""
-
-    __pydantic_config__ = STRICT
-
-    accept: OnlyTrue
-
-
-@dataclass(frozen=True, slots=True)
 class StatementPolicy:
     """What the engine may confess and still be accepted.
 
     max_lifetime_s: how far ahead `not_after` may lie; a day and an hour by default.
     max_evidence_age_s: how long after a verification its evidence may be relied upon, whatever `not_after` says; a
         quarter of a day by default, so that a machine whose firmware is revoked is asked again the same day.
-    backend_arguments: the only ones that the backend may have been started with; None accepts any.
+    allow_attached: the components that may have run before the engine came, so that nothing is known of them.
+    require_pq: refuse an engine that could be sealed to with X25519 alone: what is recorded now may be opened one day.
+    evidence_from: who in the guest may have handed out the evidence; an insecure policy implies `insecure`.
+    arguments: by component the only ones that it may have been started with; None accepts any, and any component.
     """
 
     __pydantic_config__ = STRICT
@@ -91,29 +87,28 @@ class StatementPolicy:
     max_lifetime_s: Annotated[int, Field(gt=0)] = 90_000
     max_evidence_age_s: Annotated[int, Field(gt=0, le=31_536_000)] = 21_600  # a year says nothing of today already
     log_levels: tuple[Label, ...] = ("info", "warning", "error", "critical")
-    allow_attached_backend: bool = False
+    allow_attached: tuple[Label, ...] = ()
     allow_request_log: bool = False
     allow_options: tuple[Label, ...] = ()
     allow_plugins: tuple[Label, ...] = ("sottovoce",)  # our own, part of the measured image
     require_api_keys: bool = False
-    backend_arguments: tuple[Label, ...] | None = None
+    require_pq: bool = False
+    evidence_from: Annotated[tuple[EvidenceSource, ...], Field(min_length=1)] = tuple(EvidenceSource)
+    arguments: Mapping[Label, tuple[Label, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPolicy:
-    """A model that may be served, and the digests its files may have."""
+    """A model that may be served, and the digests its files may have.
+
+    aliases: the only other names that it may answer to; None accepts any that is no other model's of the policy.
+    """
 
     __pydantic_config__ = STRICT
 
     id: Label
     weights_sha256: Annotated[tuple[Sha256Hex, ...], Field(min_length=1)]
-
-
-def _named_once(models: tuple[ModelPolicy, ...]) -> tuple[ModelPolicy, ...]:
-    # Of two tables for one model a reader would have to pick one, silently.
-    if len({model.id for model in models}) != len(models):
-        raise ValueError("a model is named twice; give all its digests in one table")
-    return models
+    aliases: tuple[Label, ...] | None = None
 
 
 _Fingerprints = Annotated[tuple[Sha256Hex, ...], Field(min_length=1)]
@@ -155,53 +150,61 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class _PolicyFile:
+    """Every table but those of machines."""
+
     __pydantic_config__ = STRICT
 
     version: VersionOne
-    insecure: InsecurePolicy | None = None
-    snp: SnpPolicy | None = None
-    tdx: TdxPolicy | None = None
     gpu: GpuPolicy | None = None
     statement: StatementPolicy = field(default_factory=StatementPolicy)
-    models: Annotated[tuple[ModelPolicy, ...], AfterValidator(_named_once)] = ()
+    # Of two tables for one model a reader would have to pick one, silently.
+    models: Annotated[
+        tuple[ModelPolicy, ...],
+        once("a model is named twice; give all its digests in one table", lambda model: model.id),
+    ] = ()
     insecure_roots: InsecureRoots | None = None
     release: Release | None = None
 
 
-_POLICY_FILE = TypeAdapter(_PolicyFile)
+def _with_tables_of_machines() -> TypeAdapter[Any]:
+    tables = [(kind.value, rules.policy | None, field(default=None)) for kind, rules in KINDS.items()]
+    return TypeAdapter(make_dataclass("PolicyFile", tables, bases=(_PolicyFile,), frozen=True, slots=True))
+
+
+_POLICY_FILE = _with_tables_of_machines()
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Reference values to appraise an engine against.
 
+    machine: of each kind of evidence that is accepted its table, as its row of `KINDS` has it.
     digest: SHA-256 of the file it was read from, hexadecimal; what logs and status pages call it by.
     Raises PolicyError when its tables contradict each other, or name no evidence.
     """
 
-    insecure: InsecurePolicy | None
+    machine: Mapping[EvidenceKind, object]
     statement: StatementPolicy
     models: tuple[ModelPolicy, ...]
     digest: str
-    snp: SnpPolicy | None = None
-    tdx: TdxPolicy | None = None
     gpu: GpuPolicy | None = None
     insecure_roots: InsecureRoots | None = None
     release: Release | None = None
 
     def __post_init__(self) -> None:
-        tables = {table.name for table in fields(self) if getattr(self, table.name) is not None}
+        others = {name for name in ("gpu", "insecure_roots") if getattr(self, name) is not None}
+        tables = {*self.machine, *others}
         if faults := tuple(_contradictions(tables, self.insecure_roots.named if self.insecure_roots else ())):
             raise PolicyError("policy: " + "; ".join(faults))
 
     @property
     def kinds(self) -> frozenset[EvidenceKind]:
         """The kinds of evidence accepted."""
-        return frozenset(kind for kind in EvidenceKind if getattr(self, kind, None) is not None)
+        return frozenset(self.machine)
 
     @property
     def is_insecure(self) -> bool:
-        return self.insecure is not None
+        return EvidenceKind.INSECURE in self.machine
 
     @property
     def has_insecure_roots(self) -> bool:
@@ -213,16 +216,20 @@ class Policy:
         return VENDOR_ROOTS if self.insecure_roots is None else replace(VENDOR_ROOTS, **self.insecure_roots.named)
 
 
-_TABLE_OF_ROOT = {"snp": "snp", "tdx": "tdx", "gpu_device": "gpu", "gpu_rim": "gpu"}
+_TABLE_OF_ROOT: Mapping[str, str] = {
+    **dict.fromkeys(("gpu_device", "gpu_rim"), "gpu"),
+    **{root: kind for kind, rules in KINDS.items() for root in rules.roots},
+}
 
 
 def _contradictions(tables: Collection[str], roots: Collection[str]) -> Iterator[str]:
     """What is wrong with a policy that has these tables, and these keys in `insecure_roots`."""
-    if not any(kind in tables for kind in EvidenceKind):
+    if KINDS.keys().isdisjoint(tables):
         yield "it names no evidence to accept; an empty policy cannot be used"
         if "gpu" in tables:
             yield "`gpu` speaks of the devices of a machine; name the machine's own evidence too"
-    if "insecure" in tables and {"snp", "tdx", "gpu", "insecure_roots"} & set(tables):
+    others = {*KINDS, "gpu", "insecure_roots"} - {EvidenceKind.INSECURE}
+    if EvidenceKind.INSECURE in tables and others.intersection(tables):
         yield "it names `insecure` beside other evidence, which would then prove nothing"
     if "insecure_roots" in tables and not roots:
         yield "insecure_roots: names no root"
@@ -233,7 +240,12 @@ def _contradictions(tables: Collection[str], roots: Collection[str]) -> Iterator
 
 def parse_policy(data: bytes) -> Policy:
     """Build a policy from the bytes of its file. Raises PolicyError naming every fault."""
-    raw = _parse_toml(data)
+    if len(data) > MAX_POLICY_BYTES:
+        raise PolicyError(f"policy: longer than {MAX_POLICY_BYTES} bytes")
+    try:
+        raw = parse_toml(data)
+    except ConfigFileError as exc:
+        raise PolicyError(f"policy: {exc}") from None
     try:
         members = validate(_POLICY_FILE, raw)
     except ValueError as exc:
@@ -241,29 +253,14 @@ def parse_policy(data: bytes) -> Policy:
         known = [root for root in _TABLE_OF_ROOT if root in roots] if isinstance(roots, dict) else []
         raise PolicyError("policy: " + "; ".join((str(exc), *_contradictions(raw, known)))) from exc
     return Policy(
-        insecure=members.insecure,
+        machine={kind: rules for kind in KINDS if (rules := getattr(members, kind)) is not None},
         statement=members.statement,
         models=members.models,
         digest=hashlib.sha256(data).hexdigest(),
-        snp=members.snp,
-        tdx=members.tdx,
         gpu=members.gpu,
         insecure_roots=members.insecure_roots,
         release=members.release,
     )
-
-
-def _parse_toml(data: bytes) -> dict[str, Any]:
-    if len(data) > MAX_POLICY_BYTES:
-        raise PolicyError(f"policy: longer than {MAX_POLICY_BYTES} bytes")
-    try:
-        return tomllib.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as exc:
-        raise PolicyError("policy: not UTF-8") from exc
-    except ValueError as exc:  # TOMLDecodeError, and whatever a number may be too large for
-        raise PolicyError(f"policy: {exc}") from exc
-    except RecursionError:
-        raise PolicyError("policy: nested too deeply") from None
 
 
 def read_policy(path: Path) -> Policy:

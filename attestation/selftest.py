@@ -17,7 +17,7 @@ any of `policy`, `judged_at`, `nonce`, `nonces`, `kind` and `gpus`; by `instead`
 `flips`, bits that are turned over (bit 0 is the lowest of the first byte); and by collateral that it `withholds`. A
 blob in place of another is what takes a key to make: a report that is validly signed, and still not acceptable.
 
-Every document is judged as of its own moment by `attestation.verify.verify`, as an engine's is.
+Every document is judged as of its own moment by `attestation.verification.verify`, as an engine's is.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
-from attestation import strictjson
-from attestation.document import AttestationDocument, NonceHex
+from attestation.document import AttestationDocument
 from attestation.errors import EvidenceError, RefusedError
 from attestation.gpu.evidence import Architecture, DeviceAnswer, encode_devices
 from attestation.policy import parse_policy
@@ -42,11 +41,13 @@ from attestation.types import (
     DeviceEvidence,
     Evidence,
     EvidenceKind,
+    NonceHex,
     StatementBytes,
     failed,
 )
-from attestation.validation import STRICT, Base64, Label, VersionOne, validate
-from attestation.verify import verify
+from attestation.verification import verify
+from core.program import strictjson
+from core.program.validation import STRICT, Base64, Label, VersionOne, validate
 
 DATA_FILE: Final = "selftest.json"
 MAX_DATA_BYTES: Final = 1024 * 1024

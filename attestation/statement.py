@@ -22,19 +22,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, TypeAdapter
 
-from attestation import strictjson
-from attestation.channel.keyconfig import KeyConfig, decode_key_configs, encode_key_configs
-from attestation.errors import ChannelError, EvidenceError
+from attestation.errors import EvidenceError
 from attestation.types import DeviceEvidence, Nonce, ReportData, StatementBytes
-from attestation.validation import STRICT, Label, Sha256Hex, VersionOne, decode_base64, encode_base64, validate
+from core.channel.keyconfig import KeyConfig, decode_key_configs, encode_key_configs
+from core.errors import ChannelError
+from core.program import strictjson
+from core.program.validation import (
+    STRICT,
+    Label,
+    Sha256Hex,
+    UnixSeconds,
+    VersionOne,
+    decode_base64,
+    encode_base64,
+    once,
+    validate,
+)
 
 MAX_STATEMENT_BYTES = 65_536
 MAX_NONCES = 64
 RECEIPT_KEY_BYTES = 32
-MAX_NOT_AFTER = 253_402_300_799
-"""The last second of the year 9999, and of what a datetime can hold."""
+LIVE_KEYS = "live_keys"
+"""The extension that holds the key configurations of live sessions, as `ohttp_keys` holds the others."""
 
 
 def _decode_keys(value: object) -> tuple[KeyConfig, ...]:
@@ -44,8 +55,18 @@ def _decode_keys(value: object) -> tuple[KeyConfig, ...]:
         raise ValueError(str(exc)) from exc
 
 
-def _encode_keys(keys: Sequence[KeyConfig]) -> str:
-    return encode_base64(encode_key_configs(keys))
+def _known_extensions(extensions: Mapping[str, Any]) -> Mapping[str, Any]:
+    if LIVE_KEYS in extensions and len(set(keys := _decode_keys(extensions[LIVE_KEYS]))) != len(keys):
+        raise ValueError(f"{LIVE_KEYS}: a key is given twice")
+    return extensions
+
+
+def _each_name_once(models: tuple[ModelIdentity, ...]) -> tuple[ModelIdentity, ...]:
+    # An alias that is another model's name would leave it to the engine which of the two answers.
+    names = [name for model in models for name in (model.id, *model.aliases)]
+    if len(set(names)) != len(names):
+        raise ValueError("a name is given twice")
+    return models
 
 
 def _decode_receipt_key(value: object) -> bytes | None:
@@ -55,10 +76,6 @@ def _decode_receipt_key(value: object) -> bytes | None:
     if len(key) != RECEIPT_KEY_BYTES:
         raise ValueError(f"must be {RECEIPT_KEY_BYTES} bytes")
     return key
-
-
-def _encode_receipt_key(key: bytes | None) -> str | None:
-    return None if key is None else encode_base64(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +90,51 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class EffectiveConfig:
-    """Security-relevant settings in force. Only the image is measured, so what an operator set must be confessed.
+class LoadedModel:
+    """A model that a component loaded, and the digest of its files."""
 
-    backend_arguments: what the backend was started with, as its operator could have written it.
-    backend_attached: the backend was already running when the engine came, so nothing is known of it.
-    plugins: code loaded into the backend beside its own.
-    request_log: a log line per request is written (never content).
-    insecure_options: every option in force whose name says `insecure` or `allow`.
+    __pydantic_config__ = STRICT
+
+    id: Label
+    weights_sha256: Sha256Hex
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A process that sees plaintext, or several alike: `recogniser`, `aligner`.
+
+    arguments: what it was started with, as its operator could have written it.
+    attached: it was already running when the engine came, so nothing is known of it.
+    plugins: code loaded into it beside its own.
     """
 
     __pydantic_config__ = STRICT
 
-    backend: Label
-    backend_arguments: tuple[Label, ...]
-    backend_attached: bool
+    name: Label
+    arguments: tuple[Label, ...]
+    attached: bool
+    plugins: Annotated[tuple[Label, ...], once("a plugin is named twice")]
+    models: Annotated[tuple[LoadedModel, ...], once("a model is named twice", lambda model: model.id)]
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveConfig:
+    """Security-relevant settings in force. Only the image is measured, so what an operator set must be confessed.
+
+    components: everything behind the envelope that sees plaintext, beside the engine itself.
+    request_log: a log line per request is written (never content).
+    insecure_options: every option in force whose name says `insecure`, `allow` or `assume`.
+    evidence_from: who in the guest handed out the evidence, an `EvidenceSource`; `insecure` for development evidence.
+    """
+
+    __pydantic_config__ = STRICT
+
+    components: Annotated[tuple[Component, ...], once("a component is named twice", lambda component: component.name)]
     log_level: Label
-    plugins: tuple[Label, ...]
     api_keys_required: bool
     request_log: bool
-    insecure_options: tuple[Label, ...]
+    insecure_options: Annotated[tuple[Label, ...], once("an option is named twice")]
+    evidence_from: Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +146,34 @@ class Statement:
     max_chunk_bytes: plaintext of a request chunk. max_request_bytes: a whole inner request, before padding.
     tls_spki_sha256: of the certificate that the engine itself ends TLS with, or None.
     receipt_key: the Ed25519 public key (32 bytes) that signs receipts, or None.
-    extensions: the only place where unknown members are ignored.
+    extensions: the only place where unknown members are ignored; of those that are known see `live_keys`.
     """
 
     __pydantic_config__ = STRICT
 
     version: VersionOne
     instance: Label
-    ohttp_keys: Annotated[tuple[KeyConfig, ...], PlainValidator(_decode_keys), PlainSerializer(_encode_keys)]
-    not_after: Annotated[int, Field(ge=0, le=MAX_NOT_AFTER)]
+    ohttp_keys: Annotated[
+        tuple[KeyConfig, ...],
+        PlainValidator(_decode_keys),
+        PlainSerializer(lambda keys: encode_base64(encode_key_configs(keys))),
+        once("a key is given twice", lambda config: config.digest),
+    ]
+    not_after: UnixSeconds
     max_chunk_bytes: Annotated[int, Field(ge=1024, le=262_144)]
     max_request_bytes: Annotated[int, Field(ge=1)]
-    models: tuple[ModelIdentity, ...]
+    models: Annotated[tuple[ModelIdentity, ...], AfterValidator(_each_name_once)]
     config: EffectiveConfig
     tls_spki_sha256: Sha256Hex | None
-    receipt_key: Annotated[bytes | None, PlainValidator(_decode_receipt_key), PlainSerializer(_encode_receipt_key)]
-    extensions: Mapping[str, Any] = field(default_factory=dict)
+    receipt_key: Annotated[
+        bytes | None, PlainValidator(_decode_receipt_key), PlainSerializer(lambda key: key and encode_base64(key))
+    ]
+    extensions: Annotated[Mapping[str, Any], AfterValidator(_known_extensions)] = field(default_factory=dict)
+
+    @property
+    def live_keys(self) -> tuple[KeyConfig, ...]:
+        """Key configurations that live sessions may be sealed to, and nothing else; none where none are served."""
+        return _decode_keys(self.extensions[LIVE_KEYS]) if LIVE_KEYS in self.extensions else ()
 
 
 _STATEMENT = TypeAdapter(Statement)
@@ -133,6 +187,11 @@ def encode_statement(statement: Statement) -> StatementBytes:
     data = StatementBytes(_STATEMENT.dump_json(statement))
     parse_statement(data)
     return data
+
+
+def live_keys_extension(configs: Sequence[KeyConfig]) -> dict[str, str]:
+    """What `extensions` says of the keys of live sessions: nothing without any."""
+    return {LIVE_KEYS: encode_base64(encode_key_configs(configs))} if configs else {}
 
 
 def parse_statement(data: StatementBytes) -> Statement:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NewType
+from typing import Annotated, NewType
+
+from pydantic import PlainSerializer, PlainValidator
 
 Nonce = NewType("Nonce", bytes)
 """32 random bytes that make an answer fresh."""
@@ -24,6 +26,17 @@ NONCE_BYTES = 32
 REPORT_DATA_BYTES = 64
 
 
+def parse_nonce(value: object) -> Nonce:
+    """A nonce from its 64 lower-case hexadecimal digits. Raises ValueError."""
+    if not isinstance(value, str) or len(value) != 2 * NONCE_BYTES or set(value) - set("0123456789abcdef"):
+        raise ValueError("a nonce is 64 lower-case hexadecimal digits")
+    return Nonce(bytes.fromhex(value))
+
+
+NonceHex = Annotated[Nonce, PlainValidator(parse_nonce), PlainSerializer(bytes.hex)]
+"""A nonce as documents spell it."""
+
+
 class EvidenceKind(StrEnum):
     """What vouches for the machine."""
 
@@ -33,6 +46,17 @@ class EvidenceKind(StrEnum):
     """An AMD SEV-SNP attestation report."""
     TDX = "tdx"
     """An Intel TDX quote."""
+
+
+class EvidenceSource(StrEnum):
+    """Who, inside the guest, hands out the reports of its processor."""
+
+    CONFIGFS = "configfs"
+    """The kernel itself."""
+    COCO = "coco"
+    """The attestation agent of Confidential Containers, over its REST API."""
+    DSTACK = "dstack"
+    """The guest agent of dstack."""
 
 
 class CheckStatus(StrEnum):
@@ -69,6 +93,13 @@ def skipped(name: str, detail: str) -> Check:
 def judged(name: str, ok: bool, if_ok: str, if_not: str) -> Check:
     """A check that passes exactly when `ok`."""
     return passed(name, if_ok) if ok else failed(name, if_not)
+
+
+def among(name: str, value: str, accepted: Collection[str] | None) -> Check:
+    """A check of a value that a policy may name; skipped where it names none."""
+    if accepted is None:
+        return skipped(name, f"the policy does not ask; it is {value}")
+    return judged(name, value in accepted, value, f"{value}, which the policy does not name")
 
 
 class CollateralKind(StrEnum):
@@ -118,6 +149,19 @@ class Evidence:
     kind: EvidenceKind
     report: bytes
     collateral: Collateral = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TsmProvider:
+    """How Linux's configfs-tsm hands out a kind of evidence.
+
+    name: as its `provider` says. has_levels: a report is asked for from one of several privilege levels.
+    has_certificates: the host adds a table of certificates.
+    """
+
+    name: str
+    has_levels: bool = False
+    has_certificates: bool = False
 
 
 @dataclass(frozen=True, slots=True)

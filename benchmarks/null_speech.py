@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Hashable, Mapping
 from dataclasses import dataclass, field
 
-from engine.types import (
-    WINDOW_SAMPLES,
-    AudioBlock,
-    Clip,
-    ClipTranscript,
-    DecodingOptions,
-    RawSamples,
-    Segment,
-    TextDelta,
-)
+from core.media.types import WINDOW_SAMPLES, AudioBlock, RawSamples
+from core.transcript.types import Segment
+from engine.speech.observer import Sample
+from engine.speech.transcriber import Capabilities, Component
+from engine.types import Clip, ClipTranscript, DecodingOptions, TextDelta
 
 _ONE_SECOND_WINDOWS = 32
 _TEXT = "nothing was heard"
@@ -24,14 +19,8 @@ _TEXT = "nothing was heard"
 class NullTranscriber:
     """Answers every clip at once with the same words."""
 
-    kind = "null"
-    attached = False
-    arguments: tuple[str, ...] = ()
-    plugins: tuple[str, ...] = ()
-    word_timestamps = False
-    logprobs = False
-    sampling: frozenset[str] = frozenset()
-    slots = 64
+    component = Component("null")
+    capabilities = Capabilities(slots=64)
     ready = True
 
     async def start(self) -> None:
@@ -39,6 +28,9 @@ class NullTranscriber:
 
     async def close(self) -> None:
         """Nothing to stop."""
+
+    async def metrics(self, model: str) -> tuple[Sample, ...]:  # noqa: ARG002
+        return ()
 
     async def languages(self, model: str, clip: Clip) -> Mapping[str, float]:  # noqa: ARG002
         return {"en": 1.0}
@@ -71,6 +63,9 @@ class NullDecoder:
         self,
         audio: bytes | bytearray | memoryview,  # noqa: ARG002
         raw: RawSamples | None = None,  # noqa: ARG002
+        *,
+        caller: Hashable = None,  # noqa: ARG002
+        keep_channels: bool = False,  # noqa: ARG002
     ) -> AsyncGenerator[AudioBlock, None]:
         self._waiting += 1
         if self._waiting >= self.hold_until:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import aiohttp
 
@@ -31,31 +33,44 @@ async def proxy(engine_url: str, *, allow_options: tuple[str, ...] = ()) -> Asyn
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as policy:
         policy.write(f"{POLICY.read_text()}\n[statement]\nallow_options = {json.dumps(allow_options)}\n")
         policy.flush()
-        async with program("sottovoce", "proxy", "--engine", engine_url, "--policy", policy.name, port=18080) as server:
+        async with program("sottovoce", "proxy", "--engine", engine_url, "--policy", policy.name) as server:
             yield server
 
 
 @asynccontextmanager
 async def engine(*options: str) -> AsyncIterator[Server]:
     """`sottovoce-engine serve`, ready."""
-    async with program("sottovoce-engine", "serve", "--insecure-evidence", *options, port=18800) as server:
+    async with program("sottovoce-engine", "serve", "--insecure-evidence", *options) as server:
         yield server
 
 
 @asynccontextmanager
-async def program(name: str, *arguments: str, port: int) -> AsyncIterator[Server]:
-    """A console script that listens on `port`, and with its status on the next."""
-    listen = ("--listen", f"127.0.0.1:{port}", "--status-listen", f"127.0.0.1:{port + 1}", "--log-level", "error")
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name(name), *arguments, *listen, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        await _until_ready(process, f"http://127.0.0.1:{port + 1}/readyz")
-        yield Server(process, f"http://127.0.0.1:{port}")
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+async def program(name: str, *arguments: str) -> AsyncIterator[Server]:
+    """A console script, ready, on ports that it tells."""
+    listen = ("--listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0", "--log-format", "json")
+    with tempfile.TemporaryFile() as log:
+        process = await asyncio.create_subprocess_exec(
+            Path(sys.executable).with_name(name), *arguments, *listen, stderr=log
+        )
+        try:
+            address, status_address = await _addresses(process, log)
+            await _until_ready(process, f"http://{status_address}/readyz")
+            yield Server(process, f"http://{address}")
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+async def _addresses(process: asyncio.subprocess.Process, log: BinaryIO) -> tuple[str, str]:
+    """Where a program says that it listens, and where its status is."""
+    while process.returncode is None:
+        for line in os.pread(log.fileno(), 65_536, 0).splitlines():
+            with suppress(ValueError, KeyError):
+                said = json.loads(line)
+                return said.get("address") or said["addresses"][0], said["status_address"]
+        await asyncio.sleep(0.02)
+    raise SystemExit(f"a program ended with {process.returncode} before it listened")
 
 
 async def _until_ready(process: asyncio.subprocess.Process, url: str) -> None:

@@ -26,21 +26,27 @@ from benchmarks.processes import ROOT, engine, proxy
 RATE_HZ = 16_000
 CHECKPOINT = ROOT / "tests" / "checkpoints" / "nano"
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
-BACKENDS = {
-    "faster-whisper": ("--model", f"nano={CHECKPOINT / 'ct2'}"),
-    "vllm": ("--model", f"nano={CHECKPOINT / 'hf'}", "--allow-vllm-program", str(VLLM)),
-}
+BACKENDS = {"faster-whisper": f"nano={CHECKPOINT / 'ct2'}", "vllm": f"nano={CHECKPOINT / 'hf'}"}
 TIMES = 9
 WARM_UP = 3
 LONG_S = 7200.0
 GAP_S = 0.6
 
 
-def spoken(seconds: float) -> np.ndarray:
-    """The sentence of `examples/hello.wav` again and again with short pauses, int16."""
+def with_program(backend: str) -> tuple[str, ...]:
+    """Further options of an engine with that backend."""
+    return ("--allow-vllm-program", str(VLLM)) if backend == "vllm" else ()
+
+
+def sentence() -> np.ndarray:
+    """`examples/hello.wav`, int16."""
     with wave.open(str(ROOT / "examples" / "hello.wav")) as file:
-        sentence = np.frombuffer(file.readframes(file.getnframes()), np.int16)
-    phrase = np.concatenate([sentence, np.zeros(int(GAP_S * RATE_HZ), np.int16)])
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16)
+
+
+def spoken(seconds: float) -> np.ndarray:
+    """The sentence again and again with short pauses, int16."""
+    phrase = np.concatenate([sentence(), np.zeros(int(GAP_S * RATE_HZ), np.int16)])
     return np.resize(phrase, int(seconds * RATE_HZ))
 
 
@@ -71,14 +77,15 @@ def as_opus(samples: np.ndarray) -> bytes:
 class App:
     """What an application does with the proxy."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, model: str = "nano") -> None:
         self._session = session
         self._url = url + "/v1/audio/transcriptions"
+        self._model = model
 
     async def whole(self, audio: bytes) -> float:
         """Seconds from sending a file to having its text."""
         begun = time.perf_counter()
-        async with self._session.post(self._url, data=_form(audio)) as response:
+        async with self._session.post(self._url, data=self._form(audio)) as response:
             text = await response.text()
             if response.status != 200:
                 raise SystemExit(f"answered {response.status}: {text[:200]}")
@@ -87,17 +94,16 @@ class App:
     async def first_delta(self, audio: bytes) -> float:
         """Seconds from sending a file to the first piece of its text; the rest is left."""
         begun = time.perf_counter()
-        async with self._session.post(self._url, data=_form(audio, stream="true")) as response:
+        async with self._session.post(self._url, data=self._form(audio, stream="true")) as response:
             async for line in response.content:
                 if b"transcript.text.delta" in line:
                     return time.perf_counter() - begun
         raise SystemExit("a stream ended without a piece of text")
 
-
-def _form(audio: bytes, **fields: str) -> aiohttp.FormData:
-    form = aiohttp.FormData({"model": "nano", "language": "en", "temperature": "0", **fields})
-    form.add_field("file", audio, filename="audio")
-    return form
+    def _form(self, audio: bytes, **fields: str) -> aiohttp.FormData:
+        form = aiohttp.FormData({"model": self._model, "language": "en", "temperature": "0", **fields})
+        form.add_field("file", audio, filename="audio")
+        return form
 
 
 async def _median(measure: Callable[[bytes], Awaitable[float]], audio: bytes) -> float:
@@ -119,7 +125,9 @@ async def _beside(app: App, long: bytes, short: bytes) -> float:
 
 async def report(name: str) -> None:
     async with AsyncExitStack() as stack:
-        running = await stack.enter_async_context(engine("--backend", name, *BACKENDS[name]))
+        running = await stack.enter_async_context(
+            engine("--backend", name, "--model", BACKENDS[name], *with_program(name))
+        )
         before = await stack.enter_async_context(proxy(running.url, allow_options=("allow_vllm_program",)))
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)))
         app = App(session, before.url)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from attestation.document import AttestationDocument
 from attestation.policy import Policy
 from attestation.types import NONCE_BYTES, Nonce
-from attestation.verify import needs, verify
+from attestation.verification import needs, verify
 from tests.attestation import machines
 from tests.attestation.gpu.forge import Machine
 from tests.attestation.samples import NOW

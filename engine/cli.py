@@ -1,50 +1,54 @@
-"""The command line of the engine: `sottovoce-engine`."""
+"""How does the engine start? With no more of its surroundings than is named here; only then is anything else loaded."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Final
 
-import typer
+from core.program.isolation import isolate
 
-from attestation.program import VersionOption, configure_logging, run, settings_command
-from engine import keys_cli
-from engine.settings import EngineSettings
-from engine.weights import weights_digest
+PREFIXES: Final = ("SOTTOVOCE_",)
+"""Settings, each of which is one of ours."""
 
-app = typer.Typer(
-    name="sottovoce-engine",
-    help="Serve speech-to-text from inside a confidential VM.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+VARIABLES: Final = (
+    # An HTTP proxy on the way to the vendors, whose answers are signed.
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    # Which GPUs there are.
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    # How a terminal shows what is printed.
+    "TERM",
+    "COLUMNS",
+    "LINES",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    # What a shell asks when it completes a command.
+    "COMP_CWORD",
+    "COMP_WORDS",
+    "_SOTTOVOCE_ENGINE_COMPLETE",
+    "_TYPER_COMPLETE_ARGS",
+    # Where a service manager hears that it serves, and how often that it lives (systemd).
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    # macOS sets it for every process.
+    "__CF_USER_TEXT_ENCODING",
 )
-app.add_typer(keys_cli.app, name="keys")
-
-
-@app.callback()
-def root(_version: VersionOption = False) -> None:
-    """Serve speech-to-text from inside a confidential VM."""
-
-
-@app.command("serve")
-@settings_command(EngineSettings)
-def serve(settings: EngineSettings) -> None:
-    """Serve sealed requests until told to stop."""
-    from engine.app import serve as serve_engine  # the server's libraries are loaded only to serve  # noqa: PLC0415
-
-    configure_logging(settings.log_format, settings.log_level)
-    run(serve_engine(settings))
-
-
-@app.command()
-def digest(path: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A model directory.")]) -> None:
-    """Print the digest of a model's files, for a policy's `weights_sha256`."""
-    try:
-        typer.echo(weights_digest(path))
-    except OSError as exc:
-        raise typer.BadParameter(str(exc), param_hint="PATH") from exc
+"""All else that reaches the engine and its processes. None of it names code."""
 
 
 def main() -> None:
     """Entry point of the console script."""
+    isolate("sottovoce-engine", "engine.cli:main", VARIABLES, PREFIXES)
+    from engine.commands import app  # what it imports has to find OpenSSL as it was installed  # noqa: PLC0415
+
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,26 +10,37 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from attestation.errors import PolicyError
-from attestation.http import Address
+from attestation.guest.options import GuestOptions
 from attestation.policy import read_policy
-from attestation.program import ProgramSettings
-from attestation.tsm import DEFAULT_ROOT
+from core.media.types import MAX_FILE_BYTES
+from core.program.http.listener import Address
+from core.program.push import PushOptions
+from engine.access.key_file import read_keys
 from engine.errors import KeyFileError
-from engine.key_file import read_keys
-from engine.types import MAX_FILE_BYTES
+from engine.speech.whisper import ENCODER_TOKENS
+from engine.types import OpenAIName
 
 MAX_REQUEST_BYTES = MAX_FILE_BYTES + 1024 * 1024
 """A whole inner request: the file, and a mebibyte for every other part."""
 
-ENCODER_TOKENS = 1500
-"""What vLLM counts for a clip's sound, which it hears in one step or not at all."""
-
 T = TypeVar("T", int, float)
+
+
+class SpeakersKind(StrEnum):
+    CHANNELS = "channels"
+    SHERPA_ONNX = "sherpa-onnx"
+    PYANNOTE = "pyannote"
+    BASIC = "basic"
 
 
 class BackendKind(StrEnum):
     FASTER_WHISPER = "faster-whisper"
     VLLM = "vllm"
+
+
+class ModelFamily(StrEnum):
+    WHISPER = "whisper"
+    TEXT_ONLY = "text-only"
 
 
 def _address(text: str) -> str:
@@ -59,7 +70,7 @@ ListenAddress = Annotated[str, AfterValidator(_address)]
 Pair = Annotated[str, AfterValidator(_pair)]
 
 
-class EngineSettings(ProgramSettings):
+class EngineSettings(GuestOptions, PushOptions):
     """Settings of `sottovoce-engine serve`.
 
     Every rule belongs to a field, those between two fields to the later one, so that all faults come in one message.
@@ -71,6 +82,10 @@ class EngineSettings(ProgramSettings):
         (), validate_default=True, description="NAME=PATH of a model directory; may be repeated."
     )
     alias: tuple[Pair, ...] = Field((), description="ALIAS=NAME, another name for a model; may be repeated.")
+    alias_openai: str | None = Field(
+        None,
+        description="NAME of a model that also answers to the names of OpenAI's models, as each of those did.",
+    )
     backend: BackendKind = Field(BackendKind.FASTER_WHISPER, description="What runs the models.")
     device: str = Field("cpu", description="Where the models run: cpu, cuda, or with faster-whisper auto.")
     compute_type: str = Field("default", description="CTranslate2 compute type of faster-whisper.")
@@ -79,6 +94,17 @@ class EngineSettings(ProgramSettings):
     align_device: str | None = Field(
         None,
         description="Where word times are found for vLLM's texts, by CTranslate2: cpu or cuda; by default `device`.",
+    )
+    speakers: SpeakersKind | None = Field(
+        None,
+        description="What tells speakers apart: channels, sherpa-onnx (the default with a model), pyannote or basic.",
+    )
+    speaker_model: Path | None = Field(
+        None, validate_default=True, description="Directory of the models that tell speakers apart."
+    )
+    vllm_family: ModelFamily = Field(
+        ModelFamily.WHISPER,
+        description="What vLLM's models are: whisper, or text-only, any other that its transcription API serves.",
     )
     vllm_uds: Path | None = Field(
         None,
@@ -100,7 +126,7 @@ class EngineSettings(ProgramSettings):
     )
     vllm_max_num_batched_tokens: int | None = Field(
         None,
-        ge=ENCODER_TOKENS,
+        ge=ENCODER_TOKENS,  # a clip's sound is heard in one step or not at all
         description="Tokens that vLLM works on in one step, of which a clip's sound is 1500; by default 32768.",
     )
     vllm_audio_workers: int | None = Field(
@@ -109,9 +135,6 @@ class EngineSettings(ProgramSettings):
     insecure_evidence: bool = Field(
         False,
         description="DEVELOPMENT ONLY: attest with evidence that proves nothing. Only an insecure policy accepts it.",
-    )
-    tsm_path: Path = Field(
-        DEFAULT_ROOT, description="Where the kernel hands out reports of the processor (configfs-tsm)."
     )
     policy: Path | None = Field(
         None,
@@ -127,6 +150,14 @@ class EngineSettings(ProgramSettings):
     allow_vllm_program: Path | None = Field(
         None,
         description="DANGER: run this vllm in place of the image's (beside the engine, or /opt/vllm/bin/vllm).",
+    )
+    allow_pyannote_python: Path | None = Field(
+        None,
+        description="DANGER: run pyannote.audio in this Python in place of the image's (/opt/pyannote/bin/python).",
+    )
+    assume_weights_immutable: bool = Field(
+        False,
+        description="DANGER: load models from where they lie, without a copy; for a device that dm-verity protects.",
     )
     allow_unsandboxed_decoder: bool = Field(
         False, description="DANGER: decode uploads even where the kernel offers no system call filter."
@@ -145,10 +176,28 @@ class EngineSettings(ProgramSettings):
         900, ge=1, le=3_600, description="Seconds for which a replaced key still opens requests."
     )
     max_requests: int = Field(256, gt=0, description="Requests admitted at a time.")
+    max_requests_per_key: int = Field(
+        32, gt=0, description="Requests at a time of an API key whose entry does not say; others wait a moment."
+    )
+    max_live_sessions: int = Field(
+        64, ge=0, description="Live sessions open at a time; with 0 none are served, and no keys for them are attested."
+    )
+    max_live_sessions_per_key: int = Field(
+        8, gt=0, description="Live sessions at a time of an API key whose entry does not say."
+    )
+    max_connections: int = Field(
+        4_096, gt=0, description="Connections kept at a time; one that asks for nothing gives way to the next."
+    )
     max_upload_bytes: int = Field(
         64 * MAX_REQUEST_BYTES, ge=MAX_REQUEST_BYTES, description="Memory that all uploads together may take."
     )
     request_timeout_s: float = Field(3_600.0, gt=0, description="Longest time from a whole request to its answer.")
+    event_window_ms: int = Field(
+        50,
+        ge=0,
+        le=100,
+        description="How long an event of a stream waits for others, so that few words show singly.",
+    )
     drain_s: float = Field(3_600.0, ge=0, description="How long requests in flight may still run after SIGTERM.")
 
     @field_validator("model")
@@ -176,6 +225,37 @@ class EngineSettings(ProgramSettings):
         if faults := _twice(names) + faults:
             raise ValueError("; ".join(faults))
         return pairs
+
+    @field_validator("alias_openai")
+    @classmethod
+    def _openai_names_a_model(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if name is None or "model" not in info.data:
+            return name
+        served = [model for model, _ in _split(info.data["model"])]
+        taken = {*served, *(alias for alias, _ in _split(info.data.get("alias", ())))}
+        faults = [] if name in served else [f"{name} is not served"]
+        if faults := faults + _twice([*taken, *OpenAIName]):
+            raise ValueError("; ".join(faults))
+        return name
+
+    @field_validator("speaker_model")
+    @classmethod
+    def _speakers_have_a_model(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        kind = info.data.get("speakers")
+        if path is not None and kind is SpeakersKind.CHANNELS:
+            raise ValueError("channels need no model")
+        if path is None and kind not in (None, SpeakersKind.CHANNELS):
+            raise ValueError(f"{kind} needs a directory of models")
+        if path is not None and not path.is_dir():
+            raise ValueError("no such directory")
+        return path
+
+    @field_validator("vllm_family")
+    @classmethod
+    def _only_vllm_serves_others(cls, family: ModelFamily, info: ValidationInfo) -> ModelFamily:
+        if family is not ModelFamily.WHISPER and info.data.get("backend") is not BackendKind.VLLM:
+            raise ValueError(f"{family} needs --backend vllm")
+        return family
 
     @field_validator("vllm_url")
     @classmethod
@@ -234,20 +314,33 @@ class EngineSettings(ProgramSettings):
         return path
 
     @property
+    def told_apart_by(self) -> SpeakersKind | None:
+        """What tells speakers apart; where models are given and nothing is said of them, sherpa-onnx."""
+        return self.speakers or (SpeakersKind.SHERPA_ONNX if self.speaker_model else None)
+
+    @property
     def models(self) -> tuple[tuple[str, Path], ...]:
         """(name, directory) of each model."""
         return tuple((name, Path(path)) for name, path in _split(self.model))
 
     @property
     def aliases(self) -> tuple[tuple[str, str], ...]:
-        """(alias, name) of each alias."""
-        return _split(self.alias)
+        """(alias, name) of each alias, those of OpenAI's models among them."""
+        openai = [(name.value, self.alias_openai) for name in self.openai_names if self.alias_openai]
+        return (*_split(self.alias), *openai)
+
+    @property
+    def openai_names(self) -> tuple[OpenAIName, ...]:
+        """The names of OpenAI's models that one of ours answers to: the one that promises speakers where they are told
+        apart."""
+        withheld = set() if self.told_apart_by else {OpenAIName.GPT_4O_DIARIZE}
+        return tuple(name for name in OpenAIName if name not in withheld) if self.alias_openai else ()
 
     @property
     def insecure_options(self) -> tuple[str, ...]:
-        """Every option in force whose name says `insecure` or `allow`; the statement confesses them."""
-        fields = type(self).model_fields
-        return tuple(name for name in fields if {"insecure", "allow"} & set(name.split("_")) and getattr(self, name))
+        """Every option in force whose name says `insecure`, `allow` or `assume`; the statement confesses them."""
+        dangers = {"insecure", "allow", "assume"}
+        return tuple(name for name in type(self).model_fields if dangers & set(name.split("_")) and getattr(self, name))
 
     @property
     def attaches(self) -> bool:

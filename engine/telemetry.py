@@ -15,52 +15,62 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from engine.backends.vllm_answers import Sample
+from core.program.metrics import DURATION_BUCKETS_S, Described, Registry, Snapshot
+from core.program.run import project_version
+from engine.speech.observer import Sample
 
 WINDOW_S = 60.0
-DURATION_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 3600)
 REAL_TIME_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 PREFIX = "sottovoce_engine"
+
+
+class AttestationOutcome(StrEnum):
+    """What became of a request for the engine's attestation."""
+
+    ATTESTED = "attested"
+    BAD_NONCE = "bad_nonce"
+    BUSY = "busy"
+    FAILED = "failed"
 
 
 class GatewayMetrics:
     """Outside the envelope."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.refused = Counter(
-            f"{PREFIX}_envelopes_refused_total",
-            "Requests refused outside the envelope, by reason.",
-            ["reason"],
-            registry=registry,
+    def __init__(self, metrics: Registry) -> None:
+        self.refused = metrics.counter(
+            "envelopes_refused_total", "Requests refused outside the envelope, by reason.", "reason"
         )
-        self.received_bytes = Counter(
-            f"{PREFIX}_received_bytes_total", "Bytes of sealed requests received.", registry=registry
+        self.received_bytes = metrics.counter("received_bytes_total", "Bytes of sealed requests received.")
+        self.in_flight = metrics.gauge("requests_in_flight", "Requests admitted and not yet answered.")
+        self.attestations = metrics.counter(
+            "attestations_total", "Attestation documents handed out, by outcome.", "outcome"
         )
-        self.in_flight = Gauge(
-            f"{PREFIX}_requests_in_flight", "Requests admitted and not yet answered.", registry=registry
+        for outcome in AttestationOutcome:  # a first failure is a rise from zero, which is what an alert looks for
+            self.attestations.labels(outcome=outcome)
+        self.key_expiry = metrics.gauge("key_expiry_timestamp_seconds", "When the current key is replaced.")
+        self.insecure = metrics.gauge(
+            "insecure_evidence", "1 while the engine attests itself with development evidence, which proves nothing."
         )
-        self.attestations = Counter(
-            f"{PREFIX}_attestations_total",
-            "Attestation documents handed out, by outcome.",
-            ["outcome"],
-            registry=registry,
+        self.backend_ready = metrics.gauge("backend_ready", "1 while the speech backend accepts work.")
+        build = metrics.gauge("build_info", "The version that runs; the value is always 1.", "version")
+        build.labels(version=project_version()).set(1)
+
+
+class LiveMetrics:
+    """Live sessions: how many there are shows anyway, and frames go whatever is said; why one ended is said inside."""
+
+    def __init__(self, live: Registry, windowed: Registry) -> None:
+        self.sessions = live.gauge("live_sessions", "Live sessions that are open.")
+        self.frames = live.counter(
+            "live_frames_total", "Frames of live sessions, up or down; as many whatever is said.", "direction"
         )
-        self.key_expiry = Gauge(
-            f"{PREFIX}_key_expiry_timestamp_seconds", "When the current key is replaced.", registry=registry
-        )
-        self.insecure = Gauge(
-            f"{PREFIX}_insecure_evidence",
-            "1 while the engine attests itself with development evidence, which proves nothing.",
-            registry=registry,
-        )
-        self.backend_ready = Gauge(
-            f"{PREFIX}_backend_ready", "1 while the speech backend accepts work.", registry=registry
-        )
+        self.ended = windowed.counter("live_sessions_ended_total", "Live sessions that are over, by why.", "reason")
 
 
 class SpeechMetrics:
@@ -69,13 +79,14 @@ class SpeechMetrics:
     backend: the label of every series here, so that engines with different backends can be compared.
     """
 
-    def __init__(self, registry: CollectorRegistry, backend: str) -> None:
-        self._registry = registry
+    def __init__(self, metrics: Registry, backend: str) -> None:
+        self._metrics = metrics
         self._backend = backend
         self._count_requests()
         self._count_files()
         self._count_clips()
         self._count_streams()
+        self._count_turns()
 
     def _count_requests(self) -> None:
         self._requests = self._counter(
@@ -88,8 +99,23 @@ class SpeechMetrics:
             self._counter("unknown_fields_total", "Form fields that no API defines, ignored.")
         )
 
+        self._keyed = self._counter(
+            "keyed_requests_total",
+            "Requests with an idempotency key: started, joined under way, replayed, or reused for another.",
+            "outcome",
+        )
+
+    def keyed(self, outcome: str) -> None:
+        self._keyed.labels(self._backend, outcome).inc()
+
     def _count_files(self) -> None:
         self._audio = self._bound(self._counter("audio_seconds_total", "Seconds of audio transcribed."))
+        self._left_out = self._bound(
+            self._counter(
+                "audio_left_out_seconds_total",
+                "Seconds of them that no model heard, because voice activity detection found no speech.",
+            )
+        )
         self._output_tokens = self._bound(self._counter("output_tokens_total", "Tokens written by the model."))
         self._real_time_factor = self._histogram(
             "real_time_factor",
@@ -123,11 +149,16 @@ class SpeechMetrics:
             )
         )
         self._loops_ended = self._bound(
-            self._counter("loops_ended_total", "Streamed clips ended because they repeated themselves.")
+            self._counter("loops_ended_total", "Texts ended because they repeated themselves; what is behind is heard.")
         )
 
+    def _count_turns(self) -> None:
+        self._turn_text = self._histogram(
+            "turn_text_seconds", "From the end of a turn of a live session to its whole text."
+        ).labels(self._backend)
+
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"{PREFIX}_{name}", meaning, ["backend", *labels], registry=self._registry)
+        return self._metrics.counter(name, meaning, "backend", *labels)
 
     def _bound(self, counter: Counter) -> Counter:
         return counter.labels(self._backend)
@@ -135,7 +166,7 @@ class SpeechMetrics:
     def _histogram(
         self, name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = DURATION_BUCKETS_S
     ) -> Histogram:
-        return Histogram(f"{PREFIX}_{name}", meaning, ["backend", *labels], buckets=buckets, registry=self._registry)
+        return self._metrics.histogram(name, meaning, "backend", *labels, buckets=buckets)
 
     def answered(self, endpoint: str, status: int) -> None:
         """An inner request was answered."""
@@ -149,11 +180,17 @@ class SpeechMetrics:
         """A form had so many fields that no API defines."""
         self._unknown_fields.inc(count)
 
-    def file_heard(self, duration_s: float, *, took_s: float, output_tokens: int) -> None:
+    def file_heard(self, duration_s: float, *, left_out_s: float, took_s: float, output_tokens: int) -> None:
         self._audio.inc(duration_s)
+        self._left_out.inc(left_out_s)
         self._output_tokens.inc(output_tokens)
         if duration_s:
             self._real_time_factor.observe(took_s / duration_s)
+
+    def turn_heard(self, duration_s: float, *, waited_s: float, output_tokens: int) -> None:
+        self._turn_text.observe(waited_s)
+        self._audio.inc(duration_s)
+        self._output_tokens.inc(output_tokens)
 
     def file_not_decoded(self, reason: str) -> None:
         self._decode_failures.labels(self._backend, reason).inc()
@@ -190,6 +227,13 @@ class Series:
     name: str
     meaning: str
     by_reason: bool = False
+
+    @property
+    def described(self) -> Described:
+        kind = "counter" if self.name.endswith("_total") else "gauge"
+        return Described(
+            f"{PREFIX}_{self.name}", kind, ("model", "reason") if self.by_reason else ("model",), self.meaning
+        )
 
 
 MODEL_SERVER_SERIES: Mapping[str, Series] = MappingProxyType(
@@ -239,43 +283,30 @@ class Telemetry:
     """All metrics of an engine, and the text a scrape gets."""
 
     def __init__(self, backend: str) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library knows this for the whole process only
-        self.live = CollectorRegistry()
-        self.windowed = CollectorRegistry()
+        self.live, self.windowed = Registry(PREFIX), Registry(PREFIX)
         self.gateway = GatewayMetrics(self.live)
+        self.sessions = LiveMetrics(self.live, self.windowed)
         self.speech = SpeechMetrics(self.windowed, backend)
-        self._published = generate_latest(self.windowed)
+        self._published = self.windowed.snapshot()
 
     def close_window(self, readings: Mapping[str, Iterable[Sample]] = MappingProxyType({})) -> None:
         """Publish what the windowed metrics have come to; called on a timer that no scrape influences.
 
         readings: what the server of each model has just said of itself; a model that is not in it is published without.
         """
-        servers = CollectorRegistry()
-        servers.register(_Snapshot(tuple(_families(readings))))
-        self._published = generate_latest(self.windowed) + generate_latest(servers)
+        self._published = self.windowed.snapshot() + Snapshot(tuple(_families(readings)))
 
-    def exposition(self) -> bytes:
-        """Prometheus text format 0.0.4."""
-        return generate_latest(self.live) + self._published
-
-
-@dataclass(frozen=True, slots=True, eq=False)  # the registry keeps its collectors by what they are
-class _Snapshot:
-    """What was read once, as the library wants to collect it."""
-
-    families: tuple[Metric, ...]
-
-    def collect(self) -> Iterable[Metric]:
-        return self.families
+    def snapshot(self) -> Snapshot:
+        """What whoever looks gets, however often."""
+        return self.live.snapshot() + self._published
 
 
 def _families(readings: Mapping[str, Iterable[Sample]]) -> Iterator[Metric]:
     """The published series; one of which no server has said anything is left out."""
     for source, series in MODEL_SERVER_SERIES.items():
-        family_of = CounterMetricFamily if series.name.endswith("_total") else GaugeMetricFamily
-        labels = ["model", "reason"] if series.by_reason else ["model"]
-        family = family_of(f"{PREFIX}_{series.name}", series.meaning, labels=labels)
+        is_counter = series.described.kind == "counter"
+        family_of = CounterMetricFamily if is_counter else GaugeMetricFamily
+        family = family_of(series.described.name, series.meaning, labels=series.described.labels)
         for label_values, value in _totals(source, series, readings).items():
             family.add_metric(label_values, value)
         if family.samples:

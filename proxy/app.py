@@ -1,4 +1,4 @@
-"""The proxy, wired: policy, session, trust, relay, guard, listeners. The only place where the parts meet.
+"""The proxy, wired: what sends, guard, listeners.
 
 Both listeners bind at once, before any engine has proved itself: an app that comes too early is told so, with the time
 to come back, and a probe sees why. The second listener outlives the first, so that `/readyz` can say `draining`.
@@ -10,61 +10,36 @@ import asyncio
 import os
 import signal
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
-from attestation import insecure
-from attestation.collateral import Cache, CollateralStore, ask_over
-from attestation.errors import PolicyError
-from attestation.fetch import fetch_document
-from attestation.http import Address, listening, open_session
-from attestation.log import LOG_FILE, IdentityLog
-from attestation.policy import INSECURE_ROOTS_WARNING, Policy
-from attestation.program import ExitCode, until_stopped
-from attestation.release import PolicyTrust, policy_trust
-from attestation.sources import Sources
-from attestation.state import cache_directory, state_directory
-from proxy import endpoints
-from proxy.egress import proxy_for
-from proxy.endpoints import SERVICE, Service, constant_refusal
-from proxy.guard import Rules, allowed_hosts, guard
-from proxy.policy_file import PolicyFile
-from proxy.relay import Relay
+from core.program.files import watch
+from core.program.http.connections import raise_descriptor_limit
+from core.program.http.listener import Address, listening, refuse_names
+from core.program.push import pushing
+from core.program.run import ExitCode, until_stopped
+from core.program.supervisor import READY, STOPPING, Supervisor, supervised
+from proxy.dialects.off import OFF, Jobs, Route
+from proxy.engines.trust import Trust
+from proxy.local import endpoints
+from proxy.local.endpoints import constant_refusal
+from proxy.local.exchange import relay
+from proxy.local.guard import Rules, allowed_hosts, guard
+from proxy.local.offer import TARGET
+from proxy.local.page.serving import PageFile, handler_of, page_files
+from proxy.local.realtime import realtime
+from proxy.local.service import SERVICE, Service
+from proxy.local.tls import ServerTls
+from proxy.sender import ProxyParts, Sender, StartError, read_policy_file, running, sending, warn_of
 from proxy.settings import ProxySettings, listen_addresses
-from proxy.spool import Allowance
-from proxy.telemetry import Telemetry
-from proxy.tls import ServerTls, client_context
-from proxy.trust import Trust
-from proxy.verifier import AttestedEngine, Clock, EngineVerifier, utc_now
 
 _log = structlog.get_logger(__name__)
-
-IDLE_VENDOR_S = 10.0
-
-Route = tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]
-
-
-class StartError(Exception):
-    """The proxy cannot start as it was told to; the message is for whoever told it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyParts:
-    """What tests put in place of the real thing."""
-
-    clock: Clock = utc_now
-    nap: Callable[[float], Awaitable[None]] = asyncio.sleep
-    sources: Sources = field(default_factory=Sources)
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,46 +53,44 @@ class RunningProxy:
 
     @property
     def trust(self) -> Trust:
-        return self.service.trust
+        """What is known of the first engine."""
+        return self.service.sender.engines.members[0].trust
 
 
 async def serve(settings: ProxySettings) -> ExitCode:
     """Serve until SIGTERM or SIGINT, then let requests in flight finish. Raises StartError, OSError."""
-    async with running_proxy(settings) as proxy:
-        code = await _ended(proxy, proxy.trust.refused if settings.exit_if_refused else None)
+    raise_descriptor_limit()
+    async with supervised(os.environ) as supervisor, running_proxy(settings) as proxy:
+        engines = proxy.service.sender.engines
+        code = await _ended(proxy, supervisor, engines.until_refused() if settings.exit_if_refused else None)
         proxy.service.draining = True
+        supervisor.tell(STOPPING)
         _log.info("draining")
         _end_at_once_next_time()
     return code
 
 
-def _announce(proxy: RunningProxy) -> None:
-    if proxy.service.policy.is_insecure:
-        # An error, so that it is red on a terminal and found by whoever watches the logs.
-        _log.error("insecure_policy", detail=insecure.WARNING)
-    if proxy.service.policy.has_insecure_roots:
-        _log.error("insecure_roots", detail=INSECURE_ROOTS_WARNING)
+def _announce(proxy: RunningProxy, supervisor: Supervisor) -> None:
+    supervisor.tell(READY)
+    warn_of(proxy.service.sender.engines.policy)
     _log.info(
         "serving", addresses=[str(address) for address in proxy.addresses], status_address=str(proxy.status_address)
     )
 
 
-async def _ended(proxy: RunningProxy, refused: asyncio.Event | None) -> ExitCode:
-    """Wait for a signal or, where asked for, for a refusal of the engine."""
+async def _ended(proxy: RunningProxy, supervisor: Supervisor, refused: Coroutine[Any, Any, None] | None) -> ExitCode:
+    """Wait for a signal or, where asked for, for a refusal of every engine."""
     async with asyncio.TaskGroup() as group:
         waiting = [group.create_task(until_stopped())]
         # After the line above has begun to listen for signals: who reads that we serve may tell us to stop.
-        asyncio.get_running_loop().call_soon(_announce, proxy)
+        asyncio.get_running_loop().call_soon(_announce, proxy, supervisor)
         if refused is not None:
-            waiting.append(group.create_task(_wait(refused)))
+            waiting.append(group.create_task(refused))
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        were_refused = any(task.done() for task in waiting[1:])
         for task in waiting:
             task.cancel()
-    return ExitCode.REFUSED if refused is not None and refused.is_set() else ExitCode.ACCEPTED
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()
+    return ExitCode.REFUSED if were_refused else ExitCode.ACCEPTED
 
 
 def _end_at_once_next_time() -> None:
@@ -130,53 +103,52 @@ def _end_at_once_next_time() -> None:
 async def running_proxy(settings: ProxySettings, parts: ProxyParts | None = None) -> AsyncIterator[RunningProxy]:
     """A proxy that serves while the context is open. Raises StartError, OSError."""
     parts = parts or ProxyParts()
-    file = _policy_file(settings, parts.clock)
-    policy = file.policy
-    tls = _server_tls(settings)
+    file, tls = read_policy_file(settings, parts.clock), _server_tls(settings)
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(_session(settings, policy))
-        vendors = await stack.enter_async_context(_vendors(settings))
-        store = _store(settings, vendors, parts)
-        service = _service(settings, policy, session, store, parts)
-        status_app = _status_app(service)
+        sender = await stack.enter_async_context(sending(settings, file, parts))
+        service = Service(sender, idle_timeout_s=settings.idle_timeout_s, overall_timeout_s=settings.overall_timeout_s)
+        status_app = _status_app(service, frozenset({"localhost", *settings.allow_host}))
         status = await stack.enter_async_context(_serving(status_app, (Address.parse(settings.status_listen),)))
+        jobs = await stack.enter_async_context(_jobs(settings, sender, parts))
         addresses = await stack.enter_async_context(
             _serving(
-                _app(service, _rules(settings)),
+                _app(service, _rules(settings), _page(settings), jobs),
                 listen_addresses(settings),
                 tls=tls.context if tls else None,
                 drain_s=settings.overall_timeout_s,
             )
         )
-        background = [service.trust.keep_fresh(), file.watch(service.use_policy, parts.nap)]
-        background += [tls.watch(parts.nap)] if tls else []
-        await stack.enter_async_context(_running(background))
+        upkeep = sender.upkeep(parts.nap)
+        upkeep += jobs.upkeep()
+        upkeep += [watch(tls.changed, lambda _: None, parts.nap)] if tls else []
+        await stack.enter_async_context(running(upkeep))
+        telemetry = sender.telemetry
+        await stack.enter_async_context(
+            pushing(
+                settings,
+                "sottovoce-proxy",
+                telemetry.snapshot,
+                environ=parts.environ,
+                spans=telemetry.spans,
+                nap=parts.nap,
+            )
+        )
         yield RunningProxy(addresses, status[0], service, tls)
         service.draining = True
 
 
-def _policy_file(settings: ProxySettings, clock: Clock) -> PolicyFile:
+@asynccontextmanager
+async def _jobs(settings: ProxySettings, sender: Sender, parts: ProxyParts) -> AsyncIterator[Jobs]:
+    """The routes of jobs, and what does them. Raises StartError."""
+    if not settings.jobs:
+        yield Jobs([("*", path, handler) for path, handler in OFF.items()])
+        return
     try:
-        file = PolicyFile(settings.policy, _policy_trust(settings), clock)
-    except PolicyError as exc:
-        raise StartError(str(exc)) from exc
-    if file.policy.is_insecure and not settings.engine_is_loopback and not settings.insecure_remote_engine:
-        raise StartError(
-            "the policy accepts development evidence, which proves nothing, and the engine is not on this machine; "
-            "--insecure-remote-engine sends to it all the same"
-        )
-    return file
-
-
-def _policy_trust(settings: ProxySettings) -> PolicyTrust:
-    return policy_trust(
-        settings.policy_signer,
-        min_version=settings.min_policy_version,
-        state_dir=settings.state_dir or state_directory(),
-        sigstore_root=settings.policy_sigstore_root,
-        sigstore_identity=settings.policy_sigstore_identity,
-        sigstore_issuer=settings.policy_sigstore_issuer,
-    )
+        from proxy.dialects.serving import serving_jobs  # whoever takes no jobs needs none of it  # noqa: PLC0415
+    except ImportError as exc:
+        raise StartError(f"--jobs needs the extra `jobs`: {exc.name} is not installed") from exc
+    async with serving_jobs(settings, sender, parts) as jobs:
+        yield jobs
 
 
 def _server_tls(settings: ProxySettings) -> ServerTls | None:
@@ -186,97 +158,6 @@ def _server_tls(settings: ProxySettings) -> ServerTls | None:
         return ServerTls(settings.tls_cert, settings.tls_key)
     except (OSError, ValueError) as exc:
         raise StartError("--tls-cert and --tls-key: not a certificate and its key") from exc
-
-
-@asynccontextmanager
-async def _session(settings: ProxySettings, policy: Policy) -> AsyncIterator[aiohttp.ClientSession]:
-    try:
-        tls = client_context(settings.ca_file)
-    except OSError as exc:
-        raise StartError("--ca-file: not a file of PEM certificates") from exc
-    async with open_session(
-        tls=tls,
-        loopback_only=policy.is_insecure and not settings.insecure_remote_engine,
-        connect_timeout_s=settings.connect_timeout_s,
-        idle_timeout_s=settings.idle_timeout_s,
-    ) as session:
-        yield session
-
-
-@asynccontextmanager
-async def _vendors(settings: ProxySettings) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session of its own for the vendors' services: the engine's may know other roots, or this machine only."""
-    async with open_session(
-        tls=None, loopback_only=False, connect_timeout_s=settings.connect_timeout_s, idle_timeout_s=IDLE_VENDOR_S
-    ) as session:
-        yield session
-
-
-def _store(settings: ProxySettings, session: aiohttp.ClientSession, parts: ProxyParts) -> CollateralStore:
-    ask = None if settings.offline_collateral else ask_over(session)
-    return CollateralStore(Cache(settings.collateral_dir or cache_directory()), ask, parts.clock, parts.sources)
-
-
-def _service(
-    settings: ProxySettings,
-    policy: Policy,
-    session: aiohttp.ClientSession,
-    store: CollateralStore,
-    parts: ProxyParts,
-) -> Service:
-    try:
-        egress_proxy = proxy_for(settings.engine, parts.environ)
-    except ValueError as exc:
-        raise StartError(str(exc)) from exc
-    telemetry = Telemetry()
-    verifier = EngineVerifier(
-        settings.engine,
-        partial(fetch_document, session, settings.engine, proxy=egress_proxy),
-        policy,
-        store,
-        telemetry,
-        log=IdentityLog((settings.state_dir or state_directory()) / LOG_FILE),
-        clock=parts.clock,
-    )
-    trust = Trust(verifier.verify, telemetry, clock=parts.clock, nap=parts.nap)
-    _observe(trust, telemetry, parts.clock)
-    telemetry.insecure.set_function(lambda: float(verifier.policy.is_insecure or verifier.policy.has_insecure_roots))
-    return Service(
-        relay=Relay(
-            session,
-            settings.engine,
-            trust,
-            telemetry,
-            idle_timeout_s=settings.idle_timeout_s,
-            egress_proxy=egress_proxy,
-        ),
-        trust=trust,
-        verifier=verifier,
-        telemetry=telemetry,
-        allowance=Allowance(),
-        idle_timeout_s=settings.idle_timeout_s,
-        overall_timeout_s=settings.overall_timeout_s,
-        api_key=settings.api_key,
-    )
-
-
-def _observe(trust: Trust, telemetry: Telemetry, clock: Clock) -> None:
-    """Gauges that are read when a scrape asks."""
-
-    def seconds(moment: Callable[[AttestedEngine], datetime | None]) -> float:
-        when = moment(trust.held) if trust.held else None
-        return when.timestamp() if when else 0.0
-
-    def age_s(moment: Callable[[AttestedEngine], datetime | None]) -> float:
-        began_s = seconds(moment)
-        return clock().timestamp() - began_s if began_s else 0.0
-
-    telemetry.ready.set_function(lambda: float(trust.is_ready))
-    telemetry.verified_at.set_function(lambda: seconds(lambda held: held.result.verified_at))
-    telemetry.expires_at.set_function(lambda: seconds(lambda held: held.result.expires_at))
-    telemetry.collateral_expires_at.set_function(lambda: seconds(lambda held: held.result.collateral_expires_at))
-    telemetry.age.set_function(lambda: age_s(lambda held: held.result.verified_at))
-    telemetry.collateral_age.set_function(lambda: age_s(lambda held: held.collateral_at))
 
 
 def _rules(settings: ProxySettings) -> Rules:
@@ -289,35 +170,64 @@ def _rules(settings: ProxySettings) -> Rules:
     )
 
 
-def _app(service: Service, rules: Rules) -> web.Application:
-    """What apps reach."""
+def _page(settings: ProxySettings) -> Mapping[str, PageFile]:
+    if not settings.page:
+        return {}
+    return page_files(settings.jobs_max_file_bytes if settings.jobs else None)
+
+
+def _app(service: Service, rules: Rules, page: Mapping[str, PageFile], jobs: Jobs) -> web.Application:
+    """What apps reach, and a browser."""
+    app = _application(
+        service,
+        [endpoints.answer_errors, guard(rules, open_paths=page.keys())],
+        {
+            "/attestation": endpoints.get_attestation,
+            "/attestation/bundle": endpoints.get_bundle,
+            **{path: handler_of(file) for path, file in page.items()},
+        },
+        every_method={"/v1/{target:.*}": relay},
+        first=jobs.routes,
+        websockets={TARGET: realtime},
+    )
+    jobs.prepare(app)
+    return app
+
+
+def _status_app(service: Service, hosts: frozenset[str]) -> web.Application:
+    """What probes and scrapes reach: by address, or under one of the names in `hosts`."""
     return _application(
         service,
-        [endpoints.answer_errors, guard(rules)],
-        ("*", "/v1/{target:.*}", endpoints.relay),
-        ("GET", "/attestation", endpoints.get_attestation),
-        ("GET", "/attestation/bundle", endpoints.get_bundle),
+        [endpoints.answer_status_errors, refuse_names(endpoints.host_refusal, hosts)],
+        {
+            "/livez": endpoints.livez,
+            "/readyz": endpoints.readyz,
+            "/healthz": endpoints.readyz,
+            "/metrics": endpoints.metrics,
+        },
     )
 
 
-def _status_app(service: Service) -> web.Application:
-    """What probes and scrapes reach, under any Host: they send the address of the pod."""
-    return _application(
-        service,
-        [endpoints.answer_status_errors],
-        ("GET", "/livez", endpoints.livez),
-        ("GET", "/readyz", endpoints.readyz),
-        ("GET", "/healthz", endpoints.readyz),
-        ("GET", "/metrics", endpoints.metrics),
-    )
-
-
-def _application(service: Service, middlewares: list[Middleware], *routes: Route) -> web.Application:
+def _application(
+    service: Service,
+    middlewares: list[Middleware],
+    to_get: Mapping[str, Handler],
+    *,
+    every_method: Mapping[str, Handler] | None = None,
+    first: Sequence[Route] = (),
+    websockets: Mapping[str, Handler] | None = None,
+) -> web.Application:
     """Its last route catches all: aiohttp's own 404 meets expectations before any check, and quotes strange ones."""
     # client_max_size bounds what aiohttp would buffer by itself; nothing here asks it to.
     app = web.Application(middlewares=middlewares, client_max_size=1024)
     app[SERVICE] = service
     app.on_response_prepare.append(endpoints.finish_headers)
+    app.on_shutdown.append(endpoints.end_live_sessions)
+    routes = list(first)
+    routes += [(method, path, handler) for path, handler in to_get.items() for method in ("GET", "HEAD")]
+    routes += [("*", path, endpoints.method_not_allowed) for path in to_get]
+    routes += [("GET", path, handler) for path, handler in (websockets or {}).items()]
+    routes += [("*", path, handler) for path, handler in (every_method or {}).items()]
     for method, path, handler in (*routes, ("*", "/{anything:.*}", endpoints.not_found)):
         app.router.add_route(method, path, handler, expect_handler=endpoints.continue_later)
     return app
@@ -333,15 +243,3 @@ async def _serving(
 ) -> AsyncIterator[tuple[Address, ...]]:
     async with listening(app, addresses, error_response=constant_refusal, tls=tls, shutdown_timeout_s=drain_s) as bound:
         yield bound
-
-
-@asynccontextmanager
-async def _running(work: list[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """Coroutines that run for ever, while the context is open. One that fails ends the program, not just itself."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(coroutine) for coroutine in work]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from core.media.types import MAX_FILE_BYTES
+
 
 class ErrorCode(StrEnum):
     """The `code` a client sees; the values are part of the API."""
@@ -27,8 +29,12 @@ class ErrorCode(StrEnum):
     FILE_TOO_LARGE = "file_too_large"
     HOST_NOT_ALLOWED = "host_not_allowed"
     INTERNAL_ERROR = "internal_error"
+    INVALID_API_KEY = "invalid_api_key"
     INVALID_LOCAL_TOKEN = "invalid_local_token"  # noqa: S105 - the name of an error
     INVALID_REQUEST = "invalid_request"
+    JOBS_OFF = "jobs_off"
+    LIVE_NOT_SERVED = "live_not_served"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
     NO_ATTESTED_ENGINE = "no_attested_engine"
     NOT_FOUND = "not_found"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
@@ -39,6 +45,9 @@ class ErrorCode(StrEnum):
     UPSTREAM_KEY_MISMATCH = "upstream_key_mismatch"
     UPSTREAM_PROTOCOL_ERROR = "upstream_protocol_error"
 
+
+ALLOWED_METHODS: Final = "GET, HEAD"
+"""At every URL that this side answers itself (RFC 9110, sections 9.1 and 15.5.6)."""
 
 _REQUEST: Final = "invalid_request_error"
 _SERVER: Final = "server_error"
@@ -74,8 +83,12 @@ ERRORS: Final[Mapping[ErrorCode, ErrorRow]] = {
     ErrorCode.FILE_TOO_LARGE: _refusal(413, "Maximum content size limit ({limit_bytes}) exceeded"),
     ErrorCode.HOST_NOT_ALLOWED: _refusal(403, "The Host header names no host of this proxy. See --allow-host."),
     ErrorCode.INTERNAL_ERROR: ErrorRow(500, _SERVER, "The proxy had an error.", should_retry=False),
+    ErrorCode.INVALID_API_KEY: _refusal(401, "The connection shows two different API keys."),
     ErrorCode.INVALID_LOCAL_TOKEN: _refusal(401, "The token of this proxy is missing or wrong."),
     ErrorCode.INVALID_REQUEST: _refusal(400, "The request is not well-formed HTTP, or a header of it is too long."),
+    ErrorCode.JOBS_OFF: _refusal(404, "This proxy takes no background jobs. Start it with --jobs."),
+    ErrorCode.LIVE_NOT_SERVED: _refusal(501, "The engine serves no live sessions."),
+    ErrorCode.METHOD_NOT_ALLOWED: _refusal(405, "The method is not allowed for this URL."),
     ErrorCode.NO_ATTESTED_ENGINE: ErrorRow(503, _SERVER, "No engine has proved itself yet. Nothing was sent."),
     ErrorCode.NOT_FOUND: _refusal(404, "Invalid URL."),
     ErrorCode.ORIGIN_NOT_ALLOWED: _refusal(403, "Web pages of this origin may not use the proxy. See --allow-origin."),
@@ -116,7 +129,9 @@ class ProxyError(Exception):
     def body(self) -> bytes:
         """OpenAI's envelope, as JSON."""
         row = self.row
-        message = row.sentence.format_map(self.numbers)
+        # An engine's limit is on a whole request, and a little more than OpenAI's on a file, which the engine tells.
+        limits = {name: min(limit, MAX_FILE_BYTES) for name, limit in self.numbers.items()}
+        message = row.sentence.format_map(limits)
         error = {"message": message, "type": row.type, "param": None, "code": self.code.value}
         return json.dumps({"error": error}).encode()
 
@@ -127,6 +142,8 @@ class ProxyError(Exception):
             headers["x-should-retry"] = "true" if self.row.should_retry else "false"
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
+        if self.row.status == 405:
+            headers["Allow"] = ALLOWED_METHODS
         if self.row.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return headers
@@ -134,7 +151,7 @@ class ProxyError(Exception):
 
 _BY_STATUS: Final = {
     404: ErrorCode.NOT_FOUND,
-    405: ErrorCode.NOT_FOUND,
+    405: ErrorCode.METHOD_NOT_ALLOWED,
     408: ErrorCode.UPLOAD_TIMEOUT,
     417: ErrorCode.EXPECTATION_FAILED,
 }

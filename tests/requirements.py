@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+WEIGHTS = Path(__file__).parent.parent / ".weights"
 REQUIRE_ALL = bool(os.environ.get("SOTTOVOCE_TEST_REQUIRE_ALL"))
 
 
@@ -22,3 +23,10 @@ def need(present: bool, what: str) -> None:
 
 def need_program(name: str) -> None:
     need(shutil.which(name) is not None or Path("/usr/sbin", name).exists(), name)
+
+
+def need_weights(name: str) -> Path:
+    """The directory of a checkpoint that `make weights` fetches."""
+    directory = WEIGHTS / name
+    need(directory.exists(), f"{name}, which `make weights` fetches")
+    return directory

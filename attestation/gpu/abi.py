@@ -9,12 +9,9 @@ A report is an SPDM 1.1 exchange (DSP0274): the request, and the response whose 
                        nonce of the device (32)   length (2)   opaque data (length)   signature (96)
 
     record, per block  index (1)   specification (1) = 1   size (2)   { type (1)   size (2)   value (size) }
-    opaque, per field  type (2)    size (2)   value (size)
 
-Numbers are little-endian; the signature is r || s, big-endian. Of the opaque data NVIDIA publishes no specification:
-the fields and their forms were read from its verifiers and from real reports. Unknown fields are passed over, since
-drivers add some from release to release; a known field in an unknown form, or a later version of the whole, is
-refused.
+Numbers are little-endian; the signature is r || s, big-endian. Of what the opaque data hold, see `opaque.py`. The forms
+of single fields were read from NVIDIA's verifiers and from real reports.
 """
 
 from __future__ import annotations
@@ -26,6 +23,8 @@ from enum import IntEnum
 from typing import Final
 
 from attestation.errors import EvidenceError
+from attestation.gpu.opaque import Field, Layout, OpaqueData, parse_opaque
+from attestation.gpu.reader import Reader
 from attestation.types import NONCE_BYTES, Nonce
 
 REQUEST_BYTES: Final = 37
@@ -45,29 +44,10 @@ _NO_PDI: Final = frozenset({bytes(PDI_BYTES), b"\xff" * PDI_BYTES})
 """What stands where a link, or a place in a list, is not in use."""
 
 _MAX_OPAQUE_VERSION: Final = 1
-_WORD = re.compile(rb"[0-9A-Za-z]{1,16}(\.[0-9A-Za-z]{1,16}){0,5}")
 _SWITCH_BIOS = re.compile(r"[0-9A-F]{2}(\.[0-9A-F]{2}){4}")
 
 Pdi = bytes
 """A chip's own number for the fabric (per-device identifier), 8 bytes, as its certificate spells it."""
-
-
-class Field(IntEnum):
-    """Types of opaque data that are read here."""
-
-    DRIVER_VERSION = 3
-    VBIOS_VERSION = 6
-    NVDEC0_STATUS = 11
-    CHIP_SKU = 15
-    PROJECT = 17
-    PROJECT_SKU = 18
-    FWID = 20
-    PROTECTED_PCIE_STATUS = 21
-    PDI = 22
-    """Of a switch: its own. Of a GPU: that of the switch at the other end of each link."""
-    GPU_PDIS = 26
-    OPAQUE_VERSION = 34
-    FEATURE_FLAG = 36
 
 
 class FeatureFlag(IntEnum):
@@ -85,13 +65,13 @@ class FeatureFlag(IntEnum):
 class SpdmReport:
     """A request with its signed response.
 
-    measurements: values by index, from 1. opaque: fields by type.
+    measurements: values by index, from 1.
     signed: what `signature` (r || s, 96 bytes) is over.
     """
 
     nonce: Nonce
     measurements: Mapping[int, bytes]
-    opaque: Mapping[int, bytes]
+    opaque: OpaqueData
     signed: bytes
     signature: bytes
 
@@ -104,6 +84,8 @@ class GpuReport:
     fwid: digest of the firmware that holds the signing key; None from old drivers, which leave it out.
     feature_flag, protected_pcie: None from drivers that do not know them.
     switch_pdis: the switches that its links lead to.
+    fsp_ucode_svn: security version of its security processor's microcode; None in the legacy layout, and from drivers
+        that leave it out.
     """
 
     spdm: SpdmReport
@@ -117,6 +99,7 @@ class GpuReport:
     feature_flag: FeatureFlag | None
     protected_pcie: bool | None
     switch_pdis: frozenset[Pdi]
+    fsp_ucode_svn: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,71 +120,51 @@ def parse_gpu(data: bytes) -> GpuReport:
     """Read the report of a GPU. Raises EvidenceError."""
     spdm = _parse_spdm(data)
     opaque = spdm.opaque
-    if (version := _number(opaque, Field.OPAQUE_VERSION)) is not None and version > _MAX_OPAQUE_VERSION:
-        raise EvidenceError(f"opaque data of version {version}, which is later than we know")
-    nvdec0 = _switched(opaque, Field.NVDEC0_STATUS)
+    if opaque.layout is Layout.LEGACY:
+        _check_version(opaque)
+    elif Field.FEATURE_FLAG not in opaque.values:
+        raise opaque.missing(Field.FEATURE_FLAG)
+    nvdec0 = opaque.switched(Field.NVDEC0_STATUS)
     if nvdec0 is None:
-        raise EvidenceError(_missing(Field.NVDEC0_STATUS))
+        raise opaque.missing(Field.NVDEC0_STATUS)
     return GpuReport(
         spdm=spdm,
-        driver_version=_word(opaque, Field.DRIVER_VERSION),
+        driver_version=opaque.word(Field.DRIVER_VERSION),
         vbios_version=_gpu_vbios(opaque),
-        project=_word(opaque, Field.PROJECT),
-        project_sku=_word(opaque, Field.PROJECT_SKU),
-        chip_sku=_word(opaque, Field.CHIP_SKU),
+        project=opaque.word(Field.PROJECT),
+        project_sku=opaque.word(Field.PROJECT_SKU),
+        chip_sku=opaque.word(Field.CHIP_SKU),
         nvdec0=nvdec0,
-        fwid=_sized(opaque, Field.FWID, FWID_BYTES),
+        fwid=opaque.sized(Field.FWID, FWID_BYTES),
         feature_flag=_feature_flag(opaque),
-        protected_pcie=_switched(opaque, Field.PROTECTED_PCIE_STATUS),
-        switch_pdis=frozenset(pdi[::-1] for pdi in _pdis(opaque.get(Field.PDI, b""))),
+        protected_pcie=opaque.switched(Field.PROTECTED_PCIE_STATUS),
+        switch_pdis=frozenset(pdi[::-1] for pdi in _gpu_pdis(opaque)),
+        fsp_ucode_svn=_fsp_ucode_svn(opaque),
     )
 
 
 def parse_switch(data: bytes) -> SwitchReport:
     """Read the report of an NVSwitch. Raises EvidenceError."""
     spdm = _parse_spdm(data)
-    version = _word(spdm.opaque, Field.VBIOS_VERSION)
+    opaque = spdm.opaque
+    if opaque.layout is not Layout.LEGACY:
+        raise EvidenceError(f"{opaque.layout} of a switch is in a layout that only GPUs are known to write")
+    version = opaque.word(Field.VBIOS_VERSION)
     if not _SWITCH_BIOS.fullmatch(version):
-        raise EvidenceError(_unknown_form(Field.VBIOS_VERSION))
+        raise opaque.unknown_form(Field.VBIOS_VERSION)
     # Eight places for GPUs, then which of them each link leads to.
-    gpus = _sized(spdm.opaque, Field.GPU_PDIS, _GPU_LISTS_BYTES) or b""
+    gpus = opaque.sized(Field.GPU_PDIS, _GPU_LISTS_BYTES) or b""
     return SwitchReport(
         spdm=spdm,
         vbios_version=version,
-        fwid=_sized(spdm.opaque, Field.FWID, FWID_BYTES),
-        pdi=_sized(spdm.opaque, Field.PDI, PDI_BYTES),
+        fwid=opaque.sized(Field.FWID, FWID_BYTES),
+        pdi=opaque.sized(Field.PDI, PDI_BYTES),
         gpu_pdis=frozenset(_pdis(gpus[: _GPU_SLOTS * PDI_BYTES])),
     )
 
 
-class _Reader:
-    """Takes bytes off the front; EvidenceError where there are too few."""
-
-    def __init__(self, data: bytes, what: str) -> None:
-        self._data = data
-        self._what = what
-        self.offset = 0
-
-    def __bool__(self) -> bool:
-        return self.offset < len(self._data)
-
-    def take(self, size: int) -> bytes:
-        taken = self._data[self.offset : self.offset + size]
-        if len(taken) != size:
-            raise EvidenceError(f"{self._what} is cut short")
-        self.offset += size
-        return taken
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "little")
-
-    def expect(self, value: bytes, what: str) -> None:
-        if self.take(len(value)) != value:
-            raise EvidenceError(f"{self._what} is not {what}")
-
-
 def _parse_spdm(data: bytes) -> SpdmReport:
-    reader = _Reader(data, "the report")
+    reader = Reader(data, "the report")
     reader.expect(_REQUEST_HEAD, "an SPDM 1.1 request for every measurement, signed")
     nonce = Nonce(reader.take(NONCE_BYTES))
     reader.expect(_SLOT, "of certificate slot 0")
@@ -209,22 +172,22 @@ def _parse_spdm(data: bytes) -> SpdmReport:
     blocks = reader.number(1)
     measurements = _measurements(reader.take(reader.number(3)), blocks)
     reader.take(NONCE_BYTES)  # the device's own, which makes its signature unpredictable and tells us nothing
-    opaque = _opaque(reader.take(reader.number(2)))
+    opaque = parse_opaque(reader.take(reader.number(2)))
     signed = data[: reader.offset]
     signature = reader.take(SIGNATURE_BYTES)
-    if reader:
-        raise EvidenceError("the report has bytes after its signature")
+    # Some drivers append a zero. What follows the signature is dropped: the device signed nothing of it and no check
+    # reads it, while the digest of the evidence, which `report_data` holds, binds every byte to what the machine sent.
     return SpdmReport(nonce, measurements, opaque, signed, signature)
 
 
 def _measurements(record: bytes, blocks: int) -> dict[int, bytes]:
     values: dict[int, bytes] = {}
-    reader = _Reader(record, "the measurement record")
+    reader = Reader(record, "the measurement record")
     for _ in range(blocks):
         index, specification = reader.number(1), reader.number(1)
         if specification != _DMTF:
             raise EvidenceError(f"measurement {index} is not in DMTF's form")
-        block = _Reader(reader.take(reader.number(2)), f"measurement {index}")
+        block = Reader(reader.take(reader.number(2)), f"measurement {index}")
         block.take(1)  # what was measured; the reference values say it by index
         value = block.take(block.number(2))
         if block:
@@ -237,79 +200,49 @@ def _measurements(record: bytes, blocks: int) -> dict[int, bytes]:
     return values
 
 
-def _opaque(data: bytes) -> dict[int, bytes]:
-    fields: dict[int, bytes] = {}
-    reader = _Reader(data, "the opaque data")
-    while reader:
-        kind = reader.number(2)
-        if kind in fields:
-            raise EvidenceError(f"the opaque data has field {kind} twice")
-        fields[kind] = reader.take(reader.number(2))
-    return fields
+def _check_version(opaque: OpaqueData) -> None:
+    """With a header the version stands there, and whatever this field holds does not count: real reports say 512."""
+    version = opaque.number(Field.OPAQUE_VERSION)
+    if version is not None and version > _MAX_OPAQUE_VERSION:
+        raise EvidenceError(f"{opaque.layout} is of version {version}, which is later than we know")
 
 
-def _missing(field: Field) -> str:
-    return f"the opaque data has no {field.name}"
-
-
-def _unknown_form(field: Field) -> str:
-    return f"the opaque data has {field.name} in a form that we do not know"
-
-
-def _sized(opaque: Mapping[int, bytes], field: Field, size: int) -> bytes | None:
-    value = opaque.get(field)
-    if value is not None and len(value) != size:
-        raise EvidenceError(_unknown_form(field))
-    return value
-
-
-def _word(opaque: Mapping[int, bytes], field: Field) -> str:
-    """Text, padded with zeros: part of the names under which reference values are published."""
-    value = opaque.get(field)
-    if value is None:
-        raise EvidenceError(_missing(field))
-    if not _WORD.fullmatch(text := value.rstrip(b"\x00")):
-        raise EvidenceError(_unknown_form(field))
-    return text.decode("ascii")
-
-
-def _number(opaque: Mapping[int, bytes], field: Field) -> int | None:
-    value = _sized(opaque, field, 2)
-    return None if value is None else int.from_bytes(value, "little")
-
-
-def _switched(opaque: Mapping[int, bytes], field: Field) -> bool | None:
-    """AA is on and 55 is off: their complements, so that no few flipped bits turn one into the other."""
-    value = opaque.get(field)
-    if value is None:
-        return None
-    if value not in (b"\xaa", b"\x55"):
-        raise EvidenceError(_unknown_form(field))
-    return value == b"\xaa"
-
-
-def _feature_flag(opaque: Mapping[int, bytes]) -> FeatureFlag | None:
-    number = _number(opaque, Field.FEATURE_FLAG)
+def _feature_flag(opaque: OpaqueData) -> FeatureFlag | None:
+    number = opaque.number(Field.FEATURE_FLAG)
     if number is None:
         return None
     try:
         return FeatureFlag(number)
     except ValueError:
-        raise EvidenceError(_unknown_form(Field.FEATURE_FLAG)) from None
+        raise opaque.unknown_form(Field.FEATURE_FLAG) from None
 
 
-def _gpu_vbios(opaque: Mapping[int, bytes]) -> str:
+def _gpu_vbios(opaque: OpaqueData) -> str:
     """`96.00.5E.00.01` is the number 0x0196005E00: the last part stands before the first."""
-    value = _sized(opaque, Field.VBIOS_VERSION, 8)
+    value = opaque.sized(Field.VBIOS_VERSION, 8)
     if value is None:
-        raise EvidenceError(_missing(Field.VBIOS_VERSION))
+        raise opaque.missing(Field.VBIOS_VERSION)
     if any(value[5:]):
-        raise EvidenceError(_unknown_form(Field.VBIOS_VERSION))
+        raise opaque.unknown_form(Field.VBIOS_VERSION)
     return ".".join(f"{part:02X}" for part in (*value[3::-1], value[4]))
 
 
-def _pdis(data: bytes) -> Iterator[Pdi]:
+def _gpu_pdis(opaque: OpaqueData) -> Iterator[Pdi]:
+    data = opaque.values.get(Field.PDI, b"")
     if len(data) % PDI_BYTES:
-        raise EvidenceError(_unknown_form(Field.PDI))
+        raise opaque.unknown_form(Field.PDI)
+    return _pdis(data)
+
+
+def _pdis(data: bytes) -> Iterator[Pdi]:
     parts = (data[at : at + PDI_BYTES] for at in range(0, len(data), PDI_BYTES))
     return (part for part in parts if part not in _NO_PDI)
+
+
+def _fsp_ucode_svn(opaque: OpaqueData) -> int | None:
+    if opaque.layout is Layout.LEGACY or Field.FSP_UCODE_SVN not in opaque.values:
+        return None  # a field of that number without a value type says nothing
+    svn = opaque.security_version(Field.FSP_UCODE_SVN)
+    if svn is None:
+        raise opaque.unknown_form(Field.FSP_UCODE_SVN)
+    return svn

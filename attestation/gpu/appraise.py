@@ -8,6 +8,7 @@ One line of the result speaks of all devices of a kind, and names those that fai
     gpu report .. hardware, switch ..   each is genuine, and answered us             identity.py
     gpu driver                          a version that the policy names              reference.py
     gpu vbios .. measurements, switch ..  what runs on each is what NVIDIA signed    reference.py
+    gpu, switch security versions       none is below the least that NVIDIA signed   reference.py
     gpu mode, gpu topology              secrets are safe on their way between GPUs   topology.py
     gpu, switch, rim revocation         no certificate is revoked                    revocation.py
     nras ..                             NVIDIA's own verdict, when the policy asks   nras.py
@@ -28,11 +29,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from attestation.collateral.roots import Roots
 from attestation.errors import EvidenceError
 from attestation.gpu import nras
 from attestation.gpu.abi import GpuReport, SwitchReport
-from attestation.gpu.device import AnyDevice, Basis, Device, Kind, read_gpus, read_switches
-from attestation.gpu.evidence import SWITCH_ARCHITECTURES, DeviceAnswer, parse_devices
+from attestation.gpu.device import AnyDevice, Basis, Device, read_gpus, read_switches
+from attestation.gpu.evidence import SWITCH_ARCHITECTURES, DeviceAnswer, Kind, parse_devices
 from attestation.gpu.identity import identity
 from attestation.gpu.ocsp import OcspVerdict
 from attestation.gpu.policy import GpuPolicy, Mode
@@ -40,7 +42,6 @@ from attestation.gpu.reference import driver, manifests, measurements, reference
 from attestation.gpu.revocation import chip_links, revocation, signer_links
 from attestation.gpu.revocation import needs as needs_of_revocation
 from attestation.gpu.topology import distinct, mode, topology
-from attestation.roots import Roots
 from attestation.types import (
     Appraisal,
     Check,
@@ -130,7 +131,7 @@ def questions(devices: DeviceEvidence, policy: GpuPolicy, *, nonce: Nonce) -> Ma
     except EvidenceError:
         return {}
     kinds: Mapping[Kind, Sequence[DeviceAnswer]] = {"gpu": answers.gpus, "switch": answers.switches}
-    return {nras.key(kind, nonce): nras.request(found, nonce) for kind, found in kinds.items() if found}
+    return {nras.key(kind, nonce): nras.request(kind, found, nonce) for kind, found in kinds.items() if found}
 
 
 def _checks(machine: _Machine, policy: GpuPolicy, basis: Basis) -> Iterator[Check]:
@@ -198,6 +199,7 @@ def _claims(machine: _Machine, checks: Iterable[Check]) -> Mapping[str, str]:
         "gpu_chip": [gpu.chain.chip for gpu in gpus],
         "gpu_driver_version": [gpu.report.driver_version for gpu in gpus],
         "gpu_vbios_version": [gpu.report.vbios_version for gpu in gpus],
+        "gpu_fsp_ucode_svn": [str(svn) for gpu in gpus if (svn := gpu.report.fsp_ucode_svn) is not None],
         "gpu_hardware_id": [gpu.chain.chip_key for gpu in gpus],
         "switch_count": [str(len(switches))],
         "switch_vbios_version": [switch.report.vbios_version for switch in switches],

@@ -39,11 +39,11 @@ from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
+from attestation.collateral.roots import Roots, fingerprint
 from attestation.errors import EvidenceError
 from attestation.gpu.abi import FWID_BYTES, Pdi, SpdmReport
 from attestation.gpu.certificates import UNDERSTOOD_CRITICAL, UNUSABLE, p384_key, verify_raw
 from attestation.gpu.evidence import Architecture
-from attestation.roots import Roots, fingerprint
 
 CHAIN_LENGTH: Final = 5
 _LEAF, _BROM, _PROVISIONER = 0, 1, 2

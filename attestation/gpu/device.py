@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
+from attestation.collateral.roots import Roots
 from attestation.errors import EvidenceError
 from attestation.gpu.abi import GpuReport, SwitchReport, parse_gpu, parse_switch
 from attestation.gpu.chain import DeviceChain, read_chain
 from attestation.gpu.evidence import DeviceAnswer, Devices
-from attestation.roots import Roots
 from attestation.types import Check, Collateral, Nonce, judged, skipped
 
 R = TypeVar("R", GpuReport, SwitchReport)
 T = TypeVar("T")
-
-Kind = Literal["gpu", "switch"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,17 @@ they write (driver and VBIOS version) is said by the device itself, signed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
-from attestation import strictjson
-from attestation.document import NonceHex
 from attestation.errors import EvidenceError
-from attestation.types import DeviceEvidence
-from attestation.validation import STRICT, Base64, VersionOne, validate
+from attestation.types import DeviceEvidence, NonceHex
+from core.program import strictjson
+from core.program.validation import STRICT, Base64, VersionOne, validate
 
 MAX_GPUS: Final = 16
 MAX_SWITCHES: Final = 8
@@ -41,6 +40,8 @@ class Architecture(StrEnum):
     LS10 = "LS10"
     """The NVSwitch between Hopper GPUs."""
 
+
+Kind = Literal["gpu", "switch"]
 
 GPU_ARCHITECTURES: Final = frozenset({Architecture.HOPPER, Architecture.BLACKWELL})
 SWITCH_ARCHITECTURES: Final = frozenset({Architecture.LS10})
@@ -97,6 +98,15 @@ class _Members:
 
 
 _MEMBERS = TypeAdapter(_Members)
+_ANSWER = TypeAdapter(DeviceAnswer)
+
+
+def parse_answer(members: Mapping[str, Any]) -> DeviceAnswer:
+    """Read what one device answered, parsed JSON. Raises EvidenceError naming every fault."""
+    try:
+        return validate(_ANSWER, members)
+    except ValueError as exc:
+        raise EvidenceError(f"device evidence: {exc}") from exc
 
 
 def encode_devices(gpus: Sequence[DeviceAnswer], switches: Sequence[DeviceAnswer] = ()) -> DeviceEvidence:

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 from attestation.errors import EvidenceError
 from attestation.gpu.chain import verify_chain, verify_signature
-from attestation.gpu.device import AnyDevice, Basis, D, Kind, each
-from attestation.gpu.evidence import Architecture
+from attestation.gpu.device import AnyDevice, Basis, D, each
+from attestation.gpu.evidence import Architecture, Kind
 from attestation.types import Check, Nonce, skipped
 
 

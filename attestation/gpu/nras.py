@@ -19,8 +19,9 @@ authenticate itself: the caller must have got it from NVIDIA over TLS, and never
 `secboot` and `dbgstat` are not measured apart: NRAS derives them from the measurements. Asking NRAS tells NVIDIA which
 devices are used, and when.
 
-The form and the claims were read from real answers about GPUs, of claims version 2.0; those of 3.0, which `request`
-asks for, and those about switches only from NVIDIA's documentation and verifiers.
+About GPUs it is asked for claims of version 4.0, as evidence with versioned opaque data demands and older evidence
+allows; about switches for those of 3.0, which are their latest. The form and the claims were read from real answers of
+versions 2.0 and 3.0; what 4.0 adds only from NVIDIA's documentation and verifier.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP384R1, EllipticCurvePublicNumbers
@@ -41,17 +42,14 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 from pydantic import Field
 
-from attestation import strictjson
 from attestation.errors import EvidenceError
-from attestation.gpu.evidence import DeviceAnswer
-from attestation.statement import MAX_NOT_AFTER
+from attestation.gpu.evidence import DeviceAnswer, Kind
 from attestation.types import Check, Collateral, CollateralKey, CollateralKind, Nonce, failed, passed, skipped
-from attestation.validation import STRICT, Label, encode_base64
-
-Kind = Literal["gpu", "switch"]
+from core.program import strictjson
+from core.program.validation import MAX_UNIX_S, STRICT, Label, encode_base64
 
 ISSUER = "https://nras.attestation.nvidia.com"
-CLAIMS_VERSION = "3.0"
+CLAIMS_VERSIONS: Mapping[Kind, str] = {"gpu": "4.0", "switch": "3.0"}
 KEYS = CollateralKey(CollateralKind.GPU_NRAS_KEYS, "jwks")
 
 MAX_ANSWER_BYTES = 512 * 1024
@@ -105,13 +103,14 @@ class _Answer:
         return self.overall, *self.devices.values()
 
 
-def request(devices: Sequence[DeviceAnswer], nonce: Nonce) -> bytes:
+def request(kind: Kind, devices: Sequence[DeviceAnswer], nonce: Nonce) -> bytes:
     """The JSON that asks about devices of one kind, of which there is at least one; all are of its generation."""
     evidence = [
         {"evidence": encode_base64(device.evidence), "certificate": encode_base64(device.certificate)}
         for device in devices
     ]
-    body = {"nonce": nonce.hex(), "evidence_list": evidence, "arch": devices[0].arch, "claims_version": CLAIMS_VERSION}
+    version = CLAIMS_VERSIONS[kind]
+    body = {"nonce": nonce.hex(), "evidence_list": evidence, "arch": devices[0].arch, "claims_version": version}
     return json.dumps(body).encode()
 
 
@@ -261,7 +260,7 @@ def _lifetime(answer: _Answer, now: datetime) -> str:
 
 def _seconds(token: _Token, claim: str) -> int:
     value = token.claims.get(claim)
-    if type(value) is not int or not 0 <= value <= MAX_NOT_AFTER:
+    if type(value) is not int or not 0 <= value <= MAX_UNIX_S:
         raise EvidenceError(f"a token has no {claim} in whole seconds")
     return value
 
@@ -271,7 +270,10 @@ def _date(seconds: int) -> str:
 
 
 def _nonces(answer: _Answer, nonce: Nonce) -> str:
-    if any(token.claims.get("eat_nonce") != nonce.hex() for token in answer.tokens):
+    said = [token.claims.get("eat_nonce") for token in answer.tokens]
+    if None in said:
+        raise EvidenceError("a token does not say which nonce it answers")
+    if any(one != nonce.hex() for one in said):
         raise EvidenceError("a token answers another nonce than ours")
     return "every token answers our nonce"
 
@@ -291,8 +293,11 @@ def _devices(answer: _Answer, count: int) -> str:
 
 def _result(answer: _Answer, kind: Kind) -> str:
     faults = [f"{_told(name)}: {fault}" for name, token in answer.devices.items() for fault in _faults(token, kind)]
-    if answer.overall.claims.get("x-nvidia-overall-att-result") is not True:
+    overall, version = answer.overall.claims, CLAIMS_VERSIONS[kind]
+    if overall.get("x-nvidia-overall-att-result") is not True:
         faults.insert(0, "overall: not a success")
+    if (found := overall.get("x-nvidia-ver")) != version:  # of another version we do not know what it must say
+        faults.insert(0, f"overall: claims of version {_told(found)}, and {version} was asked for")
     if faults:
         more = [f"and {len(faults) - _MAX_TOLD} more"] if len(faults) > _MAX_TOLD else []
         raise EvidenceError("; ".join([*faults[:_MAX_TOLD], *more]))
@@ -305,11 +310,14 @@ def _faults(token: _Token, kind: Kind) -> Sequence[str]:
     required = {"measres": "success", "dbgstat": "disabled"}
     true = ("secboot", f"x-nvidia-{kind}-attestation-report-nonce-match")
     own = {name: value for name, value in claims.items() if name.startswith("x-nvidia-")}
+    empty = tuple(f"x-nvidia-mismatch-{what}-records" for what in ("measurement", "opaque-data"))
     return [
         *(f"{name} is not {value}" for name, value in required.items() if claims.get(name) != value),
         *(f"{name} is not true" for name in true if claims.get(name) is not True),
         *(f"{_told(name)} is false" for name, value in own.items() if value is False and name not in true),
         *(f"{_told(name)} is not valid and good" for name, value in own.items() if not _is_good_chain(name, value)),
+        *(f"{name} is not empty" for name in empty if own.get(name) not in (None, [])),
+        *(["NRAS tells of an error"] if own.get("x-nvidia-error-details") is not None else []),
         *(["NRAS warns of it"] if own.get("x-nvidia-attestation-warning") is not None else []),
     ]
 

@@ -31,7 +31,7 @@ from pydantic import Field
 from attestation.errors import EvidenceError
 from attestation.gpu.certificates import UNUSABLE, p384_key
 from attestation.types import Check, Collateral, CollateralKey, CollateralKind, failed, passed, skipped
-from attestation.validation import STRICT
+from core.program.validation import STRICT
 
 MAX_ANSWER_BYTES = 64 * 1024
 CLOCK_SKEW = timedelta(minutes=5)

@@ -26,8 +26,9 @@
 
     # [gpu.nras]                      # with this table NVIDIA's own verdict is asked for too
 
-That measurements equal NVIDIA's signed reference values has no option. Reference values say that a version is
-genuine, not that it is without known faults, so the versions have no default: whoever writes the policy names them.
+That measurements equal NVIDIA's signed reference values, and that security versions reach them, has no option.
+Reference values say that a version is genuine, not that it is without known faults, so the versions have no default:
+whoever writes the policy names them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from pydantic import Field, StringConstraints
 from attestation.gpu.evidence import GPU_ARCHITECTURES, MAX_GPUS, MAX_SWITCHES, Architecture
 from attestation.gpu.nras import NrasPolicy
 from attestation.gpu.ocsp import OcspPolicy
-from attestation.validation import STRICT, Sha256Hex
+from core.program.validation import STRICT, Sha256Hex
 
 MAX_PPCIE_GPUS = 8
 """A switch names as many GPUs in its report."""

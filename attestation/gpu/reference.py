@@ -9,7 +9,8 @@ Under which ids NVIDIA's service publishes them (read from its verifiers)::
 A manifest says nothing of its id, so chip, kind and version in it are compared with the report; of several that NVIDIA
 signed for one version, any counts as long as it has not expired. Every value that a manifest holds must have been
 measured; NVIDIA publishes some for about half of the blocks of a report, and the rest is left uncompared, as by its own
-verifiers. No manifest for Blackwell was at hand when this was written.
+verifiers. Every floor that it holds must be reached by the security version that the report tells, which only reports
+with versioned opaque data do. No manifest for Blackwell was at hand when this was written.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from typing import Final
 from attestation.errors import EvidenceError
 from attestation.gpu import rim
 from attestation.gpu.abi import GpuReport, Report, SwitchReport
-from attestation.gpu.device import AnyDevice, Basis, D, Device, Kind, each
-from attestation.gpu.evidence import Architecture
-from attestation.types import Check, CollateralKey, CollateralKind
+from attestation.gpu.device import AnyDevice, Basis, D, Device, each
+from attestation.gpu.evidence import Architecture, Kind
+from attestation.types import Check, CollateralKey, CollateralKind, skipped
 
 NVDEC0_BLOCK: Final = 36
 """The first video decoder's measurement (index 35 in a manifest), which is absent while it is off."""
@@ -109,11 +110,30 @@ def measurements(kind: Kind, devices: Sequence[D], basis: Basis, *, vbios_versio
     yield each(f"{kind} vbios", devices, check_vbios, "a version that the policy names")
     yield each(f"{kind} reference values", devices, check_references, "at hand, and authentic")
     yield each(f"{kind} measurements", devices, check_measurements, "as the reference values say")
+    yield _security_versions(f"{kind} security versions", devices, basis)
 
 
 def _check_version(version: str, accepted: Collection[str]) -> None:
     if version not in accepted:
         raise EvidenceError(f"{version}; the policy accepts {', '.join(accepted)}")
+
+
+def _security_versions(name: str, devices: Sequence[D], basis: Basis) -> Check:
+    """About those devices for which there are floors; one without reference values fails the lines above."""
+
+    def with_floors(device: D) -> Sequence[rim.Rim]:
+        try:
+            return [manifest for manifest in references(device, basis) if manifest.floors]
+        except EvidenceError:
+            return ()
+
+    def check(device: D) -> None:
+        compare_floors(device.report, with_floors(device))
+
+    concerned = [device for device in devices if with_floors(device)]
+    if not concerned:
+        return skipped(name, "no reference values at hand ask for any")
+    return each(name, concerned, check, "none below the reference values")
 
 
 def compare(report: Report, manifests: Sequence[rim.Rim]) -> None:
@@ -134,3 +154,25 @@ def _differing(report: Report, manifests: Sequence[rim.Rim]) -> Iterator[int]:
         for index, allowed in manifest.measurements.items():
             if index != unmeasured and report.spdm.measurements.get(index) not in allowed:
                 yield index
+
+
+def compare_floors(report: Report, manifests: Sequence[rim.Rim]) -> None:
+    """Raise EvidenceError unless every security version is at least what the manifests ask for.
+
+    Two manifests that speak of one, by its type or by its name, are refused as with measurements.
+    """
+    floors = [(kind, floor) for manifest in manifests for kind, floor in manifest.floors.items()]
+    kinds, names = {kind for kind, _ in floors}, {floor.name for _, floor in floors}
+    if len(kinds) < len(floors) or len(names) < len(floors):
+        raise EvidenceError("two sets of reference values speak of one security version")
+    if faults := tuple(fault for kind, floor in floors if (fault := _below(report, kind, floor))):
+        raise EvidenceError("; ".join(faults))
+
+
+def _below(report: Report, kind: int, floor: rim.Floor) -> str | None:
+    opaque = report.spdm.opaque
+    svn = opaque.security_version(kind)
+    if svn is not None and svn >= floor.min_svn:
+        return None
+    found = f"not reported in {opaque.layout}" if svn is None else f"{svn}"
+    return f"{floor.name} (type {kind}) is {found}; the reference values ask for {floor.min_svn} or more"

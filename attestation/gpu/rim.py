@@ -9,6 +9,7 @@ documents that NVIDIA publishes.)
     ├── Meta            colloquialVersion, product, edition
     ├── Payload
     │   └── Resource    type="Measurement" index active alternatives size ns2:Hash0 .. ns2:HashN
+    │                   type="Measurement" index active name ns3:minSvn ns3:includeInResult, from index 4096 on
     └── Signature       enveloped, over the whole document, with the signer's chain of four certificates
 
 Only the one form of signature that NVIDIA makes is accepted, and nothing is looked up by a name that the document
@@ -22,6 +23,9 @@ any is refused.
 A manifest does not name itself as the service that publishes it does (`NV_GPU_DRIVER_GH100_550.144.03`), so being
 served under a name proves nothing: whoever uses one compares `product`, `edition` and `version` with the report.
 Revocation of the chain is asked about in `ocsp.py`.
+
+Measurements are numbered up to 253. From 4096 on stand floors: the least security version that the field of opaque data
+of that number, less 4096, may have (NVIDIA's page "Opaque Data"). No signed manifest with one was at hand.
 """
 
 from __future__ import annotations
@@ -38,11 +42,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import SignatureAlgorithmOID
 from lxml import etree
 
+from attestation.collateral.roots import Roots, fingerprint
 from attestation.errors import EvidenceError
 from attestation.gpu.abi import SIGNATURE_BYTES
 from attestation.gpu.certificates import UNDERSTOOD_CRITICAL, UNUSABLE, p384_key, verify_raw
-from attestation.roots import Roots, fingerprint
-from attestation.validation import decode_base64
+from core.program.validation import decode_base64
 
 MAX_RIM_BYTES = 64 * 1024
 """Published ones have up to 26 KiB."""
@@ -50,6 +54,8 @@ MAX_NAMESPACES = 32
 """Published ones declare six. Canonicalising takes time with their number times that of the elements."""
 MAX_INDEX = 253
 """SPDM numbers blocks from 1, and 255 means all of them (DSP0274)."""
+FLOORS = range(0x1000, 0x1000 + 0x10000)
+"""Where the floors stand: one index for each type of opaque data."""
 CHAIN_LENGTH = 4
 
 SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
@@ -57,6 +63,8 @@ DSIG = "http://www.w3.org/2000/09/xmldsig#"
 XML = "http://www.w3.org/XML/1998/namespace"
 HASHES = "http://www.w3.org/2001/04/xmlenc#sha384"
 """The namespace of the `HashN` attributes; NVIDIA's, after the digest algorithm's own name."""
+OPAQUE_DATA = "https://docs.nvidia.com/attestation/specs/latest/opaque-data.html"
+"""The namespace of what a floor says."""
 
 ENVELOPED = "http://www.w3.org/2000/09/xmldsig#enveloped-signature"
 CANONICAL = "http://www.w3.org/2006/12/xml-c14n11"
@@ -78,8 +86,17 @@ _SIGNED_INFO: tuple[tuple[int, str, Mapping[str, str]], ...] = (
 
 _DECLARATION = re.compile(rb'<\?xml version="1\.0"( encoding="(UTF|utf)-8")?\?>')
 _WORD = re.compile(r"[!-~]{1,128}")
-_NUMBER = re.compile(r"[0-9]{1,3}")
+_NUMBER = re.compile(r"[0-9]{1,5}")
+_SVN = re.compile(r"[0-9]{1,20}")
 _HASH = re.compile(r"[0-9A-Fa-f]{96}")
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The least security version that a field of opaque data may have. name: NVIDIA's, such as `FSP_UCODE_MIN_SVN`."""
+
+    name: str
+    min_svn: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +106,7 @@ class Rim:
     id: the tag's identity, a digest in NVIDIA's documents. version: of the driver or the VBIOS (colloquialVersion).
     measurements: the values that a measurement may have, by the index of its block in a report: from 1, which is one
         more than the manifest's own.
+    floors: by the type of the field of opaque data that they are for.
     chain: the signer's, leaf first and the pinned root last. valid_until: when the first of it expires.
     product: the chip, such as `GH100`. edition: `GPU` or `SWITCH`.
     """
@@ -96,6 +114,7 @@ class Rim:
     id: str
     version: str
     measurements: Mapping[int, frozenset[bytes]]
+    floors: Mapping[int, Floor]
     chain: tuple[x509.Certificate, ...]
     valid_until: datetime
     product: str
@@ -277,11 +296,12 @@ def _rim(tag: etree._Element, chain: tuple[x509.Certificate, ...]) -> Rim:
         raise EvidenceError("the RIM is not a SWID document")
     if any(tag.get(flag) != "false" for flag in ("corpus", "patch", "supplemental")):
         raise EvidenceError("the RIM is not complete by itself: it is marked corpus, patch or supplemental")
-    meta, payload = _only(tag, "Meta"), _only(tag, "Payload")
+    meta, active = _only(tag, "Meta"), _active(_only(tag, "Payload"))
     return Rim(
         id=_word(tag, "tagId"),
         version=_word(meta, "colloquialVersion"),
-        measurements=_measurements(payload),
+        measurements=_measurements(active),
+        floors=_floors(active),
         chain=chain,
         valid_until=min(certificate.not_valid_after_utc for certificate in chain),
         product=_word(meta, "product"),
@@ -303,37 +323,70 @@ def _word(element: etree._Element, name: str) -> str:
     return value
 
 
-def _measurements(payload: etree._Element) -> Mapping[int, frozenset[bytes]]:
-    values: dict[int, frozenset[bytes]] = {}
+def _active(payload: etree._Element) -> Mapping[int, etree._Element]:
+    """What counts of the payload, by index."""
+    found: dict[int, etree._Element] = {}
     for resource in payload:
         # A reference value that is not understood would be one that is silently not compared.
         if resource.tag != f"{{{SWID}}}Resource" or resource.get("type") != "Measurement":
             raise EvidenceError("the RIM holds reference values of an unknown kind")
         index = _number(resource, "index")
-        if index > MAX_INDEX:
-            raise EvidenceError(f"the RIM has a measurement {index}, and reports end at {MAX_INDEX}")
-        if index + 1 in values:
+        if index > MAX_INDEX and index not in FLOORS:
+            raise EvidenceError(
+                f"the RIM has a measurement {index}: reports end at {MAX_INDEX}, floors at {FLOORS[-1]}"
+            )
+        if index in found:
             raise EvidenceError(f"the RIM has measurement {index} twice")
-        values[index + 1] = _values(resource)
-    active = {block: allowed for block, allowed in values.items() if allowed}
-    if not active:
+        found[index] = resource
+    return {index: resource for index, resource in found.items() if _is_active(resource)}
+
+
+def _is_active(resource: etree._Element) -> bool:
+    if (active := resource.get("active")) not in ("True", "False"):
+        raise EvidenceError("the RIM has a measurement that is neither active nor inactive")
+    return active == "True"
+
+
+def _measurements(active: Mapping[int, etree._Element]) -> Mapping[int, frozenset[bytes]]:
+    values = {index + 1: _values(resource) for index, resource in active.items() if index not in FLOORS}
+    if not values:
         raise EvidenceError("the RIM has no active measurement")
-    return active
+    return values
 
 
 def _values(resource: etree._Element) -> frozenset[bytes]:
-    """The alternatives of one measurement; none when it is not active."""
-    if (active := resource.get("active")) not in ("True", "False"):
-        raise EvidenceError("the RIM has a measurement that is neither active nor inactive")
-    if active == "False":
-        return frozenset()
-    hashes = {str(name): str(text) for name, text in resource.attrib.items() if str(name).startswith("{")}
+    """The alternatives of one measurement."""
+    hashes = _qualified(resource)
     alternatives = _number(resource, "alternatives")
-    if not alternatives or hashes.keys() != {f"{{{HASHES}}}Hash{n}" for n in range(alternatives)}:
+    if not 0 < alternatives == len(hashes) or hashes.keys() != {f"{{{HASHES}}}Hash{n}" for n in range(len(hashes))}:
         raise EvidenceError("the RIM has a measurement whose values are not as many as it says")
     if not all(map(_HASH.fullmatch, hashes.values())):
         raise EvidenceError("the RIM has a measurement that is not a SHA-384 digest")
     return frozenset(map(bytes.fromhex, hashes.values()))
+
+
+def _floors(active: Mapping[int, etree._Element]) -> Mapping[int, Floor]:
+    floors = {index - FLOORS.start: _floor(resource) for index, resource in active.items() if index in FLOORS}
+    if len({floor.name for floor in floors.values()}) != len(floors):
+        raise EvidenceError("the RIM has two floors of one name")
+    return floors
+
+
+def _floor(resource: etree._Element) -> Floor:
+    """`includeInResult` is for verifiers that do not report every value; `size` and `alternatives` have no meaning."""
+    said = _qualified(resource)
+    said.pop(f"{{{OPAQUE_DATA}}}includeInResult", None)
+    min_svn = said.pop(f"{{{OPAQUE_DATA}}}minSvn", "")
+    if said or not _SVN.fullmatch(min_svn):
+        raise EvidenceError("the RIM has a floor that is not the number of a security version alone")
+    if not _WORD.fullmatch(name := resource.get("name", "")):
+        raise EvidenceError("the RIM has a floor whose name is missing or not a word")
+    return Floor(name, int(min_svn))
+
+
+def _qualified(resource: etree._Element) -> dict[str, str]:
+    """The attributes of a namespace, which hold the reference values."""
+    return {str(name): str(text) for name, text in resource.attrib.items() if str(name).startswith("{")}
 
 
 def _number(resource: etree._Element, name: str) -> int:

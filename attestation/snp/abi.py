@@ -1,4 +1,4 @@
-"""Which byte means what? The SEV-SNP attestation report, and the table of certificates that a host hands to its guest.
+"""Which byte means what? The SEV-SNP attestation report.
 
 The report (AMD 56860, ATTESTATION_REPORT; read through published implementations), 1184 bytes, little endian::
 
@@ -14,10 +14,6 @@ The report (AMD 56860, ATTESTATION_REPORT; read through published implementation
     200 current_mit_vector (8; likewise)               208 reserved (152)
     2A0 R (72)             2E8 S (72)                  330 reserved (368)       signed: 000 to 2A0
 
-The table (AMD GHCB specification, SNP Extended Guest Request), of any length::
-
-    [ guid (16, little endian)  offset (4)  length (4) ] ...  24 bytes of zero  certificates
-
 Refused: another length, a reserved byte that is not zero (in the versions whose layout is known), another signature
 algorithm, a signing key that is none, and a processor that is none of those below. What a newer version may have put
 into reserved places is not looked at; whether a newer version is accepted is the policy's question.
@@ -25,20 +21,15 @@ into reserved places is not looked at; whether a newer version is accepted is th
 
 from __future__ import annotations
 
-import struct
-import uuid
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntFlag, StrEnum
-from itertools import pairwise
 from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
 from attestation.errors import EvidenceError
-from attestation.snp.certificate import MAX_CERTIFICATE_BYTES, from_pem
 from attestation.types import ReportData
-from attestation.validation import STRICT
+from core.program.validation import STRICT
 
 REPORT_BYTES: Final = 0x4A0
 SIGNED_BYTES: Final = 0x2A0
@@ -58,11 +49,10 @@ _RESERVED: Final = (
 )
 """From where, to where, and in versions up to which bytes are zero."""
 
+_AZURE_ENVELOPE: Final = b"HCLA"
+
 _ECDSA_P384_SHA384: Final = 1
 _SCALAR_BYTES: Final = 48
-
-MAX_TABLE_BYTES: Final = 65_536
-MAX_TABLE_ENTRIES: Final = 32
 
 
 class Product(StrEnum):
@@ -116,6 +106,12 @@ class GuestPolicy(IntFlag):
     RAPL_DISABLED = 1 << 23
     CIPHERTEXT_HIDING = 1 << 24
     PAGE_SWAP_DISABLED = 1 << 25
+
+
+def told(flags: IntFlag) -> str:
+    """Flags as a number and by the names that a policy has for them."""
+    names = [flag.name.lower() for flag in flags if flag.name and flag is not GuestPolicy.RESERVED_ONE]
+    return f"{int(flags):#x}: {', '.join(names) or 'nothing'}"
 
 
 class PlatformInfo(IntFlag):
@@ -226,8 +222,18 @@ class SnpReport:
         return self.chip_id if self.product is None else self.chip_id[: self.product.hardware_id_bytes]
 
 
+def is_report(data: bytes) -> bool:
+    """Whether these are meant to be a report, or Azure's envelope around one: by length, as a report has no mark."""
+    return len(data) == REPORT_BYTES or data.startswith(_AZURE_ENVELOPE)
+
+
 def parse_report(data: bytes) -> SnpReport:
     """Read an attestation report. Raises EvidenceError."""
+    if data.startswith(_AZURE_ENVELOPE):
+        raise EvidenceError(
+            "Azure's envelope around a report: it speaks of Microsoft's paravisor, and not of the software that runs "
+            "above it; Azure is not supported"
+        )
     if len(data) != REPORT_BYTES:
         raise EvidenceError(f"the report has {len(data)} bytes instead of {REPORT_BYTES}")
     version = _u32(data, 0x000)
@@ -329,72 +335,3 @@ def _scalar(data: bytes) -> int:
     if any(data[_SCALAR_BYTES:]):
         raise EvidenceError("the signature is larger than P-384 allows")
     return int.from_bytes(data, "little")
-
-
-@dataclass(frozen=True, slots=True)
-class CertificateTable:
-    """The certificates that a host handed out, DER. It may hand out anything: they vouch for themselves or not at all.
-
-    ask: ASK or ASVK, whichever signed the other.
-    """
-
-    vcek: bytes | None = None
-    vlek: bytes | None = None
-    ask: bytes | None = None
-    ark: bytes | None = None
-
-
-_ROLES: Final = {
-    uuid.UUID("63da758d-e664-4564-adc5-f4b93be8accd").bytes_le: "vcek",
-    uuid.UUID("a8074bc2-a25a-483e-aae6-39c045a0b8a1").bytes_le: "vlek",
-    uuid.UUID("4ab7b379-bbac-4fe4-a02f-05aef327c782").bytes_le: "ask",
-    uuid.UUID("c0b406a4-a803-4952-9743-3fb6014cd0ae").bytes_le: "ark",
-}
-_ENTRY: Final = struct.Struct("<16sII")
-
-
-def parse_certificate_table(data: bytes) -> CertificateTable:
-    """Read the table of certificates; no bytes at all are an empty one. Raises EvidenceError.
-
-    Certificates stand there as DER or, on some hosts, as PEM. Entries of other roles are passed over.
-    """
-    if len(data) > MAX_TABLE_BYTES:
-        raise EvidenceError(f"the certificate table is longer than {MAX_TABLE_BYTES} bytes")
-    entries = tuple(_entries(data)) if data else ()
-    _refuse_overlaps(entries, len(data))
-    known = [(_ROLES[guid], data[start:end]) for guid, start, end in entries if guid in _ROLES]
-    roles = {role: _der(certificate) for role, certificate in known}
-    if len(roles) != len(known):
-        raise EvidenceError("the certificate table names a role twice")
-    return CertificateTable(**roles)
-
-
-def _entries(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    for start in range(0, MAX_TABLE_ENTRIES * _ENTRY.size, _ENTRY.size):
-        entry = data[start : start + _ENTRY.size]
-        if len(entry) < _ENTRY.size:
-            break
-        guid, offset, length = _ENTRY.unpack(entry)
-        if not any(guid):
-            return
-        yield guid, offset, offset + length
-    raise EvidenceError(f"the certificate table does not end, or has more than {MAX_TABLE_ENTRIES} entries")
-
-
-def _refuse_overlaps(entries: Sequence[tuple[bytes, int, int]], size: int) -> None:
-    end_of_head = (len(entries) + 1) * _ENTRY.size
-    spans = sorted((start, end) for _, start, end in entries)
-    outside = any(start < end_of_head or end > size for start, end in spans)
-    if outside or any(end > following for (_, end), (following, _) in pairwise(spans)):
-        raise EvidenceError("entries of the certificate table overlap or lie outside of it")
-
-
-def _der(certificate: bytes) -> bytes:
-    if certificate.startswith(b"-----BEGIN"):
-        blocks = from_pem(certificate, limit=2 * MAX_CERTIFICATE_BYTES)
-        if len(blocks) != 1:
-            raise EvidenceError("an entry of the certificate table holds more than one certificate")
-        certificate = blocks[0]
-    if not 0 < len(certificate) <= MAX_CERTIFICATE_BYTES:
-        raise EvidenceError(f"a certificate in the table has {len(certificate)} bytes")
-    return certificate

@@ -8,8 +8,8 @@
 5. guest      launched without debugging and migration, and as the policy asks; on a platform as it asks
 6. software   the privilege level, the measurement, and what the host and the owner of the ID block added
 
-Left out: `report_data`, which `attestation.verify` compares with what it computed itself; the ABI version in the guest
-policy, which the firmware enforced at launch; `guest_svn`, which says nothing beside a measurement that is listed; and
+Left out: `report_data`, which `attestation.verification` compares with what it computed itself; the ABI version in the
+guest policy, which the firmware enforced at launch; `guest_svn`, which says nothing beside a listed measurement; and
 `report_id`, which is another one at each launch.
 """
 
@@ -19,13 +19,13 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
+from attestation.collateral.roots import Roots
 from attestation.errors import EvidenceError
-from attestation.roots import Roots
 from attestation.snp.abi import GuestPolicy, PlatformInfo, SigningKey, SnpReport, parse_report
 from attestation.snp.chain import CHAIN_CHECKS, VEK_CHECKS, check_authenticity, valid_until, verdict
 from attestation.snp.collateral import Endorsements, chain_key, collateral_of, crl_key, look_up, vek_key
 from attestation.snp.policy import ProductPolicy, SnpPolicy
-from attestation.types import Appraisal, Check, Collateral, CollateralKey, failed, judged, passed, skipped
+from attestation.types import Appraisal, Check, Collateral, CollateralKey, among, failed, judged, passed, skipped
 
 __all__ = ["CHECKS", "appraise", "collateral_of", "needs"]
 
@@ -212,25 +212,19 @@ def _software(report: SnpReport, policy: SnpPolicy) -> Iterator[Check]:
         f"asked for from level {report.vmpl}",
         f"asked for from level {report.vmpl}; the policy names {policy.vmpl}",
     )
-    yield _listed("snp measurement", report.measurement, policy.measurements)
-    yield _listed("snp host data", report.host_data, policy.host_data)
-    yield _listed("snp id key", report.id_key_digest, policy.id_key_digests)
-    yield _author_key(report, policy)
-    yield _listed("snp family id", report.family_id, policy.family_ids)
-    yield _listed("snp image id", report.image_id, policy.image_ids)
-    yield _listed("snp chip", report.chip_id, policy.chip_ids)
-
-
-def _author_key(report: SnpReport, policy: SnpPolicy) -> Check:
+    yield among("snp measurement", report.measurement.hex(), policy.measurements)
+    yield among("snp host data", report.host_data.hex(), policy.host_data)
+    yield among("snp id key", report.id_key_digest.hex(), policy.id_key_digests)
     if policy.author_key_digests is not None and not report.author_key_enabled:
-        return failed("snp author key", "the key of the ID block was signed by no author")
-    return _listed("snp author key", report.author_key_digest, policy.author_key_digests)
-
-
-def _listed(name: str, value: bytes, accepted: tuple[str, ...] | None) -> Check:
-    if accepted is None:
-        return skipped(name, f"the policy does not ask; reported: {value.hex()}")
-    return judged(name, value.hex() in accepted, value.hex(), f"{value.hex()} is not what the policy names")
+        yield failed("snp author key", "the key of the ID block was signed by no author")
+    else:
+        yield among("snp author key", report.author_key_digest.hex(), policy.author_key_digests)
+    yield among("snp family id", report.family_id.hex(), policy.family_ids)
+    yield among("snp image id", report.image_id.hex(), policy.image_ids)
+    # Of the 64 bytes a chip may use eight, and the policy name those alone or all of them.
+    used = 2 * len(report.hardware_id)
+    chips = None if policy.chip_ids is None else {chip[:used] for chip in policy.chip_ids if not chip[used:].strip("0")}
+    yield among("snp chip", report.hardware_id.hex(), chips)
 
 
 def _claims(report: SnpReport, endorsements: Endorsements) -> Mapping[str, str]:

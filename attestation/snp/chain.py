@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
+from attestation.collateral.roots import Roots
 from attestation.errors import EvidenceError
-from attestation.roots import Roots
 from attestation.snp.abi import Product, SnpReport
 from attestation.snp.certificate import (
     BASIC_CONSTRAINTS,
@@ -80,7 +80,8 @@ def _vek_checks(report: SnpReport, vek: Vek, policy: SnpPolicy) -> Iterator[Chec
         "the key was derived for the firmware that the report names",
         f"the key is for {vek.tcb}; the report names {report.reported_tcb}",
     )
-    yield verdict("snp vek identity", _identity_faults(report, vek, policy), _identity(vek))
+    whose = "the key is that of the chip in the report" if vek.csp_id is None else f"the key was lent to {vek.csp_id}"
+    yield verdict("snp vek identity", _identity_faults(report, vek, policy), whose)
     yield verdict("snp product", _product_faults(report, vek, policy), f"{vek.product}, which the policy accepts")
 
 
@@ -89,10 +90,6 @@ def _signature_faults(report: SnpReport, vek: Vek) -> Iterator[str]:
         vek.public_key.verify(encode_dss_signature(report.r, report.s), report.signed, ECDSA(SHA384()))
     except InvalidSignature:
         yield "the report is not signed by the key of the VEK certificate"
-
-
-def _identity(vek: Vek) -> str:
-    return "the key is that of the chip in the report" if vek.csp_id is None else f"the key was lent to {vek.csp_id}"
 
 
 def _identity_faults(report: SnpReport, vek: Vek, policy: SnpPolicy) -> Iterator[str]:

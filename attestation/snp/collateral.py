@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from attestation.errors import EvidenceError
-from attestation.snp.abi import CertificateTable, Product, SigningKey, SnpReport
+from attestation.snp.abi import Product, SigningKey, SnpReport
 from attestation.snp.certificate import (
     MAX_CERTIFICATE_BYTES,
     Certificate,
@@ -21,6 +21,7 @@ from attestation.snp.certificate import (
     parse_crl,
     to_pem,
 )
+from attestation.snp.table import CertificateTable
 from attestation.snp.vek import Vek, parse_vek
 from attestation.types import Collateral, CollateralKey, CollateralKind
 

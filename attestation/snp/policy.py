@@ -7,7 +7,7 @@
     vmpl = 0                          # the privilege level that the report was asked for from
     # csp_ids = ["..."]               # without this line only the chip's own key (VCEK) is accepted; with it also keys
     #                                   that AMD lent to these clouds (VLEK), for whose keeping the cloud then vouches
-    # chip_ids = ["<128 hex>"]        # without this line any chip
+    # chip_ids = ["<128 hex>"]        # without this line any chip; of Turin the 16 digits that it uses are enough
     # host_data = ["<64 hex>"]        # without these lines what the host gave to the guest at its launch, and
     # id_key_digests = ["<96 hex>"]   # who signed the ID block, is not asked
     # author_key_digests = ["<96 hex>"]
@@ -47,11 +47,11 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from attestation.snp.abi import NEWEST_VERSION, OLDEST_VERSION, FirmwareVersion, Product, Tcb
-from attestation.validation import STRICT, Label, Sha256Hex
+from core.program.validation import STRICT, Hex, Label, Sha256Hex
 
-Hex16 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-Hex48 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{96}$")]
-Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+Hex16 = Annotated[str, Hex(32)]
+Hex48 = Annotated[str, Hex(96)]
+ChipId = Annotated[str, Hex(16, 128)]
 Seconds = Annotated[int, Field(ge=0, le=315_360_000)]
 Bits64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
 Firmware = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")]
@@ -107,7 +107,7 @@ class SnpPolicy:
     products: Annotated[tuple[ProductPolicy, ...], NotEmpty]
     vmpl: Annotated[int, Field(ge=0, le=3)] = 0
     csp_ids: Annotated[tuple[Label, ...], NotEmpty] | None = None
-    chip_ids: Annotated[tuple[Hex64, ...], NotEmpty] | None = None
+    chip_ids: Annotated[tuple[ChipId, ...], NotEmpty] | None = None
     host_data: Annotated[tuple[Sha256Hex, ...], NotEmpty] | None = None
     id_key_digests: Annotated[tuple[Hex48, ...], NotEmpty] | None = None
     author_key_digests: Annotated[tuple[Hex48, ...], NotEmpty] | None = None
@@ -149,11 +149,8 @@ def _faults(policy: SnpPolicy) -> Iterator[str]:
     for product in policy.products:
         if product.name.has_fmc is not (product.min_tcb.fmc is not None):
             yield f"the min_tcb of {product.name} must {'' if product.name.has_fmc else 'not '}name fmc"
-    if _names_id_block(policy) and not (policy.id_key_digests or policy.author_key_digests):
+    names_id_block = policy.family_ids is not None or policy.image_ids is not None
+    if names_id_block and not (policy.id_key_digests or policy.author_key_digests):
         yield "family_ids and image_ids prove nothing while any host may sign them: name id_key_digests"
     if policy.allow_missing_crl and (policy.allow_stale_crl_s or policy.max_crl_age_s is not None):
         yield "with allow_missing_crl, max_crl_age_s and allow_stale_crl_s ask for nothing"
-
-
-def _names_id_block(policy: SnpPolicy) -> bool:
-    return policy.family_ids is not None or policy.image_ids is not None

@@ -83,7 +83,8 @@ def parse_vek(der: bytes) -> Vek:
     if certificate.critical - _KNOWN:
         raise EvidenceError("the VEK certificate has a critical extension that is not known")
     key, product = _role(certificate)
-    hardware_id, csp_id = _hardware_id(certificate), _csp_id(certificate)
+    hardware_id = _hardware_id(certificate)
+    csp_id = _text(certificate, _CSP_ID) if _CSP_ID in certificate.extensions else None
     if (hardware_id is None) is (key is SigningKey.VCEK) or (csp_id is None) is (key is SigningKey.VLEK):
         raise EvidenceError(f"the {key} certificate does not name a chip (VCEK) or a cloud (VLEK), or names both")
     return Vek(certificate, key, product, _tcb(certificate), hardware_id, csp_id, p384_key(certificate))
@@ -117,10 +118,6 @@ def _hardware_id(certificate: Certificate) -> bytes | None:
     if value is None or len(value) in (8, 64):
         return value
     return _decode(bytes, value)
-
-
-def _csp_id(certificate: Certificate) -> str | None:
-    return _text(certificate, _CSP_ID) if _CSP_ID in certificate.extensions else None
 
 
 def _integer(certificate: Certificate, oid: str) -> int:

@@ -111,6 +111,11 @@ class _Reader:
             raise EvidenceError(f"bytes are left over in {self._what}")
 
 
+def is_quote(data: bytes) -> bool:
+    """Whether these are meant to be a quote, of a TDX domain or of an SGX enclave: by whose quoting enclave made it."""
+    return data[12:28] == _INTEL_QE
+
+
 def parse_quote(data: bytes) -> Quote:
     """Read a quote of TEE type TDX. Raises EvidenceError."""
     if len(data) > MAX_QUOTE_BYTES:

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
+from attestation.collateral.roots import Roots
 from attestation.errors import EvidenceError
-from attestation.roots import Roots
 from attestation.tdx.abi import Quote, TdReport, parse_quote
 from attestation.tdx.certificates import Window, window
 from attestation.tdx.chain import TcbClaims, read_pck_chain, trusted_root, verify

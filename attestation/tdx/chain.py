@@ -33,8 +33,8 @@ from typing import Annotated, Final, NewType
 import dcap_qvl
 from pydantic import AwareDatetime, ConfigDict, Field, PlainValidator, TypeAdapter
 
+from attestation.collateral.roots import fingerprint
 from attestation.errors import EvidenceError
-from attestation.roots import fingerprint
 from attestation.tdx.abi import Quote
 from attestation.tdx.certificates import (
     PCK,
@@ -52,7 +52,7 @@ from attestation.tdx.certificates import (
 from attestation.tdx.collateral import TdxCollateral
 from attestation.tdx.policy import TcbStatus
 from attestation.types import CollateralKey, CollateralKind
-from attestation.validation import Label
+from core.program.validation import Label
 
 MAX_DETAIL_CHARACTERS: Final = 300
 
@@ -74,12 +74,15 @@ TrustedRoot = NewType("TrustedRoot", bytes)
 class PckChain:
     """The certificates of a quote: PCK, PCK CA, root; not authentic yet.
 
-    fmspc: family, model, stepping, platform and SKU of the processor, hexadecimal.
+    fmspc: family, model, stepping, platform and SKU of the processor. ppid, platform_instance_id: of this machine, the
+        second None where a platform has none. All hexadecimal.
     """
 
     certificates: Chain
     ca: PckCa
     fmspc: str
+    ppid: str
+    platform_instance_id: str | None
 
     @property
     def collateral_key(self) -> CollateralKey:
@@ -96,7 +99,10 @@ def read_pck_chain(quote: Quote) -> PckChain:
     expect_names(certificates, PCK, _CA_NAMES[ca], ROOT_CA)
     with _library("the PCK certificate"):
         extension = dcap_qvl.parse_pck_extension_from_pem(quote.pck_chain)  # of the first, which is the PCK
-    return PckChain(certificates, ca, extension.fmspc.hex())
+    instance = extension.platform_instance_id
+    return PckChain(
+        certificates, ca, extension.fmspc.hex(), extension.ppid.hex(), None if instance is None else instance.hex()
+    )
 
 
 def trusted_root(chain: PckChain, believed: frozenset[str]) -> TrustedRoot:

@@ -21,10 +21,10 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field, PlainValidator, StringConstraints, TypeAdapter
 
-from attestation import strictjson
 from attestation.errors import EvidenceError
 from attestation.tdx.certificates import MAX_CHAIN_BYTES, Chain, crl_window, read_chain
-from attestation.validation import STRICT, T, validate
+from core.program import strictjson
+from core.program.validation import STRICT, T, validate
 
 MAX_COLLATERAL_BYTES: Final = 1024 * 1024
 """It takes about 20 kB; long lists of revoked certificates would make it more."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from attestation.tdx.abi import TdReport
 from attestation.tdx.policy import ZERO, TdxPolicy
-from attestation.types import Check, failed, judged, passed, skipped
+from attestation.types import Check, among, failed, judged, passed, skipped
 
 _DEBUG: Final = 1
 
@@ -25,34 +25,22 @@ def domain_checks(report: TdReport, policy: TdxPolicy) -> Iterator[Check]:
         "Intel's TDX module, in production",
         f"a TDX module signed by {report.mr_signer_seam.hex()}, with attributes {report.seam_attributes.hex()}",
     )
-    yield _one_of("tdx mr_seam", report.mr_seam, policy.mr_seam)
-    yield _td_attributes(report.td_attributes, policy)
-    yield _one_of("tdx xfam", report.xfam, policy.xfam)
-    yield _service_td(report.mr_service_td)
-    yield _one_of("tdx mr_config_id", report.mr_config_id, (policy.mr_config_id,))
-    yield _one_of("tdx mr_owner", report.mr_owner, (policy.mr_owner,))
-    yield _one_of("tdx mr_owner_config", report.mr_owner_config, (policy.mr_owner_config,))
+    yield among("tdx mr_seam", report.mr_seam.hex(), policy.mr_seam)
+    attributes = report.td_attributes.hex()
+    if report.td_attributes[0] & _DEBUG:
+        yield failed("tdx td_attributes", f"{attributes}: a debug domain, whose memory the host can read and write")
+    else:
+        yield among("tdx td_attributes", attributes, policy.td_attributes)
+    yield among("tdx xfam", report.xfam.hex(), policy.xfam)
+    if report.mr_service_td is None:
+        yield skipped("tdx mr_service_td", "a TD 1.0 report has none")
+    else:
+        yield among("tdx mr_service_td", report.mr_service_td.hex(), (ZERO,))
+    yield among("tdx mr_config_id", report.mr_config_id.hex(), policy.mr_config_id)
+    yield among("tdx mr_owner", report.mr_owner.hex(), policy.mr_owner)
+    yield among("tdx mr_owner_config", report.mr_owner_config.hex(), policy.mr_owner_config)
     yield from _hardware(report, policy)
     yield from _code(report, policy)
-
-
-def _one_of(name: str, value: bytes, accepted: tuple[str, ...] | None) -> Check:
-    text = value.hex()
-    if accepted is None:
-        return skipped(name, f"the policy does not ask; it is {text}")
-    return judged(name, text in accepted, text, f"{text}; the policy accepts {', '.join(accepted)}")
-
-
-def _td_attributes(value: bytes, policy: TdxPolicy) -> Check:
-    if value[0] & _DEBUG:
-        return failed("tdx td_attributes", f"{value.hex()}: a debug domain, whose memory the host can read and write")
-    return _one_of("tdx td_attributes", value, policy.td_attributes)
-
-
-def _service_td(mr_service_td: bytes | None) -> Check:
-    if mr_service_td is None:
-        return skipped("tdx mr_service_td", "a TD 1.0 report has none")
-    return _one_of("tdx mr_service_td", mr_service_td, (ZERO,))
 
 
 def _hardware(report: TdReport, policy: TdxPolicy) -> Iterator[Check]:

@@ -17,9 +17,9 @@
     # mr_seam = ["<96 hex>"]          # releases of the TDX module; without this line Intel's TCB info decides
     td_attributes = ["0000001000000000"]
     xfam = ["e702060000000000"]
-    mr_config_id = "<96 zeros>"
-    mr_owner = "<96 zeros>"
-    mr_owner_config = "<96 zeros>"
+    mr_config_id = ["<96 zeros>"]
+    mr_owner = ["<96 zeros>"]
+    mr_owner_config = ["<96 zeros>"]
     tcb_statuses = ["UpToDate"]
     advisories = []
     out_of_date_grace_s = 0
@@ -47,20 +47,33 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
-from attestation.validation import STRICT
+from core.program.validation import STRICT, Hex
 
+Hex8 = Annotated[str, Hex(16)]
+Hex16 = Annotated[str, Hex(32)]
+Register = Annotated[str, Hex(96)]
+Registers = Annotated[tuple[Register, ...], Field(min_length=1)]
 # `$` ends the text here, a final newline included: pydantic's patterns are those of Rust's regex crate.
-Hex8 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-Hex16 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-Register = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{96}$")]
 Advisory = Annotated[str, StringConstraints(pattern=r"^INTEL-[A-Z]{2,8}-[0-9]{1,8}$")]
 Seconds = Annotated[int, Field(ge=0, le=10 * 365 * 86_400)]
 
 ZERO: Final = "00" * 48
 
+DEFAULT_TD_ATTRIBUTES: Final = "0000001000000000"
+DEFAULT_XFAM: Final = "e702060000000000"
+
+_DEBUG: Final = 1 << 0
 _SEPT_VE_DISABLE: Final = 1 << 28
+_MIGRATABLE: Final = 1 << 29
 _PKS: Final = 1 << 30
 _PERFMON: Final = 1 << 63
+_ATTRIBUTES: Final = {
+    _DEBUG: "debug",
+    _SEPT_VE_DISABLE: "sept_ve_disable",
+    _MIGRATABLE: "migratable",
+    _PKS: "pks",
+    _PERFMON: "perfmon",
+}
 
 
 class TcbStatus(StrEnum):
@@ -136,7 +149,7 @@ class TdxPolicy:
     td_attributes: bits 28 (no #VE on private pages) set and nothing else; PKS (30) and PERFMON (63) can be added, and
         a debug, profiling, migration or reserved bit never.
     xfam: the extended state that the domain may use. The default is that of common kernels on these processors.
-    mr_config_id, mr_owner, mr_owner_config: what the host says of the configuration; zero when it says nothing.
+    mr_config_id, mr_owner, mr_owner_config: what the host may say of the configuration; zero when it says nothing.
     tcb_statuses: Intel's verdicts that are accepted, of the platform (at launch and now) and of its quoting enclave.
     advisories: the security advisories that a status other than UpToDate may rest on.
     out_of_date_grace_s: how long after its date a TCB level that is out of date is still accepted.
@@ -161,12 +174,12 @@ class TdxPolicy:
     code: Annotated[tuple[CodeRelease, ...], Field(min_length=1)]
     allow_any_rtmr0: bool = False
     allow_any_rtmr3: bool = False
-    mr_seam: Annotated[tuple[Register, ...], Field(min_length=1)] | None = None
-    td_attributes: Annotated[tuple[Hex8, ...], Field(min_length=1)] = ("0000001000000000",)
-    xfam: Annotated[tuple[Hex8, ...], Field(min_length=1)] = ("e702060000000000",)
-    mr_config_id: Register = ZERO
-    mr_owner: Register = ZERO
-    mr_owner_config: Register = ZERO
+    mr_seam: Registers | None = None
+    td_attributes: Annotated[tuple[Hex8, ...], Field(min_length=1)] = (DEFAULT_TD_ATTRIBUTES,)
+    xfam: Annotated[tuple[Hex8, ...], Field(min_length=1)] = (DEFAULT_XFAM,)
+    mr_config_id: Registers = (ZERO,)
+    mr_owner: Registers = (ZERO,)
+    mr_owner_config: Registers = (ZERO,)
     tcb_statuses: Annotated[tuple[TcbStatus, ...], Field(min_length=1)] = (TcbStatus.UP_TO_DATE,)
     advisories: tuple[Advisory, ...] = ()
     out_of_date_grace_s: Seconds = 0
@@ -185,17 +198,25 @@ class TdxPolicy:
             raise ValueError("; ".join(faults))
 
 
+def _bits(attributes: str) -> int:
+    return int.from_bytes(bytes.fromhex(attributes), "little")
+
+
+def attribute_names(attributes: str) -> tuple[str, ...]:
+    """The bits of TD_ATTRIBUTES, given as a policy spells them, by name; those without one by their number."""
+    bits = _bits(attributes)
+    return tuple(_ATTRIBUTES.get(1 << bit, f"bit {bit}") for bit in range(64) if bits >> bit & 1)
+
+
 def _faults(policy: TdxPolicy) -> Iterator[str]:
-    yield from _empty_rules(policy)
-    yield from _measurement_faults(policy)
-    yield from _attribute_faults(policy)
-    yield from _tcb_faults(policy)
-
-
-def _empty_rules(policy: TdxPolicy) -> Iterator[str]:
     for field in fields(policy):
         if getattr(policy, field.name) == () and field.name not in ("advisories", "tcb_statuses"):
             yield f"{field.name} is empty, so that nothing could be accepted"
+    for value in policy.td_attributes:
+        if _bits(value) & ~(_PKS | _PERFMON) != _SEPT_VE_DISABLE:
+            yield f"td_attributes {value} lacks SEPT_VE_DISABLE, or has a debug, migration or reserved bit"
+    yield from _measurement_faults(policy)
+    yield from _tcb_faults(policy)
 
 
 def _measurement_faults(policy: TdxPolicy) -> Iterator[str]:
@@ -211,13 +232,6 @@ def _measurement_faults(policy: TdxPolicy) -> Iterator[str]:
             yield f"code.{number} names an rtmr3 that allow_any_rtmr3 would ignore"
         if ZERO in (release.rtmr1, release.rtmr2):
             yield f"code.{number} has a register of zeros, in which nothing was measured"
-
-
-def _attribute_faults(policy: TdxPolicy) -> Iterator[str]:
-    for value in policy.td_attributes:
-        bits = int.from_bytes(bytes.fromhex(value), "little")
-        if bits & ~(_PKS | _PERFMON) != _SEPT_VE_DISABLE:
-            yield f"td_attributes {value} lacks SEPT_VE_DISABLE, or has a debug, migration or reserved bit"
 
 
 def _tcb_faults(policy: TdxPolicy) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Final
 
 from attestation.tdx.chain import Flag, Pck, TcbClaims, TcbLevel
 from attestation.tdx.policy import NEEDS_ADVISORIES, NEEDS_GRACE, TcbStatus, TdxPolicy
-from attestation.types import Check, judged, skipped
+from attestation.types import Check, among, judged, skipped
 
 _LAUNCH: Final = "platform at launch"
 _RELAUNCH: Final = (TcbStatus.TD_RELAUNCH_ADVISED, TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED)
@@ -28,7 +28,8 @@ def tcb_checks(claims: TcbClaims, policy: TdxPolicy, now: datetime) -> Iterator[
     yield _status(claims.tcb.status, levels, policy)
     yield _advisories(levels, policy)
     yield _dates(levels, policy, now)
-    yield _evaluation(claims.tcb.eval_data_number, policy.min_tcb_evaluation_data_number)
+    number, minimum = claims.tcb.eval_data_number, policy.min_tcb_evaluation_data_number
+    yield _where_asked("tdx tcb evaluation", minimum is not None, number >= (minimum or 0), f"number {number}")
     yield from _pck_checks(claims.platform.pck, policy)
 
 
@@ -95,39 +96,21 @@ def out_of_date_since(claims: TcbClaims) -> datetime | None:
     return _oldest_out_of_date(_levels(claims))
 
 
-def _evaluation(number: int, minimum: int | None) -> Check:
-    name = "tdx tcb evaluation"
-    if minimum is None:
-        return skipped(name, f"the policy does not ask; the number is {number}")
-    return judged(name, number >= minimum, f"number {number}", f"number {number}; the policy asks for {minimum}")
-
-
 def _pck_checks(pck: Pck, policy: TdxPolicy) -> Iterator[Check]:
-    yield _flag_off("tdx static platform", "dynamic_platform", pck.dynamic_platform, policy.require_static_platform)
-    yield _flag_off("tdx uncached keys", "cached_keys", pck.cached_keys, policy.require_uncached_keys)
-    yield _flag_off("tdx smt off", "smt_enabled", pck.smt_enabled, policy.require_smt_off)
-    yield _integrity(pck.sgx_type, policy.require_memory_integrity)
-    yield _id("tdx platform instance id", pck.platform_instance_id, policy.platform_instance_ids)
-    yield _id("tdx ppid", pck.ppid, policy.ppids)
-
-
-def _flag_off(name: str, flag: str, value: Flag, required: bool) -> Check:
-    detail = f"the PCK certificate has {flag} {value.lower()}"
-    if not required:
-        return skipped(name, f"the policy does not ask; {detail}")
     # A flag that is not there is no answer.
-    return judged(name, value is Flag.FALSE, detail, detail)
+    for name, flag, value, required in (
+        ("tdx static platform", "dynamic_platform", pck.dynamic_platform, policy.require_static_platform),
+        ("tdx uncached keys", "cached_keys", pck.cached_keys, policy.require_uncached_keys),
+        ("tdx smt off", "smt_enabled", pck.smt_enabled, policy.require_smt_off),
+    ):
+        detail = f"the PCK certificate has {flag} {value.lower()}"
+        yield _where_asked(name, required, value is Flag.FALSE, detail)
+    detail = f"the PCK certificate has SGX type {pck.sgx_type}"
+    yield _where_asked("tdx memory integrity", policy.require_memory_integrity, pck.sgx_type == _WITH_INTEGRITY, detail)
+    instance = "none" if pck.platform_instance_id is None else pck.platform_instance_id.hex()
+    yield among("tdx platform instance id", instance, policy.platform_instance_ids)
+    yield among("tdx ppid", pck.ppid.hex(), policy.ppids)
 
 
-def _integrity(sgx_type: int, required: bool) -> Check:
-    name, detail = "tdx memory integrity", f"the PCK certificate has SGX type {sgx_type}"
-    if not required:
-        return skipped(name, f"the policy does not ask; {detail}")
-    return judged(name, sgx_type == _WITH_INTEGRITY, detail, detail)
-
-
-def _id(name: str, value: bytes | None, accepted: tuple[str, ...] | None) -> Check:
-    text = "none" if value is None else value.hex()
-    if accepted is None:
-        return skipped(name, f"the policy does not ask; it is {text}")
-    return judged(name, text in accepted, text, f"{text}, which the policy does not name")
+def _where_asked(name: str, required: bool, ok: bool, detail: str) -> Check:
+    return judged(name, ok, detail, detail) if required else skipped(name, f"the policy does not ask; {detail}")

@@ -7,15 +7,16 @@ at once must not keep the machine busy with start-ups.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
-from engine.errors import BackendError
+import structlog
+
+from core.errors import BackendError
 
 MAX_RESTART_DELAY_S = 30.0
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 
 
 class ModelServer(Protocol):
@@ -84,7 +85,7 @@ class Keeper(Generic[S]):
                 await server.wait()
                 self.current = None
                 await server.close()
-                _log.warning("%s ended; another is started", self._name)
+                _log.warning("process_ended", process=self._name, next="another is started")
                 delay_s = self._delay_s if server.served else min(2 * delay_s, MAX_RESTART_DELAY_S)
                 server, delay_s = await self._replace(delay_s)
         finally:
@@ -98,7 +99,7 @@ class Keeper(Generic[S]):
             try:
                 self.current = await self._launch()
             except BackendError:
-                _log.warning("%s did not start; it is tried again", self._name)
+                _log.warning("process_not_started", process=self._name, next="it is tried again")
                 delay_s = min(2 * delay_s, MAX_RESTART_DELAY_S)
             else:
                 return self.current, delay_s

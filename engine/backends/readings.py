@@ -8,35 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
 
-from engine.backends.vllm_answers import Sample
-from engine.errors import BackendError
+from core.errors import BackendError
+from engine.speech.observer import Sample
 from engine.speech.transcriber import Transcriber
 
 READ_S = 5.0
-
-
-@runtime_checkable
-class Counting(Protocol):
-    """A backend whose model servers have metrics of their own."""
-
-    async def metrics(self, model: str) -> tuple[Sample, ...]:
-        """Those of a server's metrics that may be published. Raises BackendError."""
 
 
 async def read_metrics(
     transcriber: Transcriber, models: Iterable[str], *, timeout_s: float = READ_S
 ) -> dict[str, tuple[Sample, ...]]:
     """The metrics of each model's server that has answered."""
-    if not isinstance(transcriber, Counting):
-        return {}
     async with asyncio.TaskGroup() as group:
         readings = {model: group.create_task(_read(transcriber, model, timeout_s)) for model in models}
     return {model: reading.result() for model, reading in readings.items() if reading.result()}
 
 
-async def _read(backend: Counting, model: str, timeout_s: float) -> tuple[Sample, ...]:
+async def _read(backend: Transcriber, model: str, timeout_s: float) -> tuple[Sample, ...]:
     try:
         async with asyncio.timeout(timeout_s):
             return await backend.metrics(model)

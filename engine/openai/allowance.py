@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-from engine.types import RequestAllowance
+from engine.access.limits import RequestAllowance
 
 
 def allowance_headers(allowance: RequestAllowance | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ The body is OpenAI's envelope (schema `Error`: all four keys are required, `code
 
     {"error": {"message": "...", "type": "invalid_request_error", "param": "language", "code": "invalid_language"}}
 
-Every sentence is fixed; the only thing filled in is a limit or a count of ours. The headers steer the retries of
+The sentences are those of `engine.openai.sentences`. The headers steer the retries of
 OpenAI's SDK (2 by default), which sends again on 408, 409, 429 and any 5xx unless `x-should-retry` says otherwise.
 """
 
@@ -13,12 +13,87 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Final
 
-from engine.errors import ErrorCode, RequestError
+from core.transcript.faults import API_KEY, AUDIO, LANGUAGE, MODEL, Fault, FaultKind, Subject, option
+from engine.access.limits import LimitFault
 from engine.openai.allowance import allowance_headers
-from engine.types import MAX_PREFIX_PADDING_MS, MAX_SILENCE_DURATION_MS
+from engine.openai.sentences import sentence_of
+from engine.openai.subjects import param_of
+
+
+class ErrorCode(StrEnum):
+    """The `code` a client sees; the values are part of the API."""
+
+    AUDIO_TOO_LONG = "audio_too_long"
+    AUDIO_TOO_SHORT = "audio_too_short"
+    BACKEND_UNAVAILABLE = "backend_unavailable"
+    FILE_TOO_LARGE = "file_too_large"
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    INSUFFICIENT_QUOTA = "insufficient_quota"
+    INTERNAL_ERROR = "internal_error"
+    INVALID_API_KEY = "invalid_api_key"
+    INVALID_LANGUAGE = "invalid_language"
+    INVALID_MULTIPART = "invalid_multipart"
+    INVALID_RAW_AUDIO = "invalid_raw_audio"
+    INVALID_TYPE = "invalid_type"
+    INVALID_VALUE = "invalid_value"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    MISSING_REQUIRED_PARAMETER = "missing_required_parameter"
+    MODEL_NOT_FOUND = "model_not_found"
+    NOT_FOUND = "not_found"
+    OVERLOADED = "overloaded"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    TIMEOUT = "timeout"
+    UNSUPPORTED_FILE = "unsupported_file"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    UNSUPPORTED_PARAMETER = "unsupported_parameter"
+    UNSUPPORTED_VALUE = "unsupported_value"
+
+
+_CODES: Final[Mapping[FaultKind, ErrorCode]] = {
+    FaultKind.INTERNAL: ErrorCode.INTERNAL_ERROR,
+    FaultKind.INVALID: ErrorCode.INVALID_VALUE,
+    FaultKind.MALFORMED: ErrorCode.INVALID_MULTIPART,
+    FaultKind.MEDIA_TYPE: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    FaultKind.METHOD: ErrorCode.METHOD_NOT_ALLOWED,
+    FaultKind.MISSING: ErrorCode.MISSING_REQUIRED_PARAMETER,
+    FaultKind.OVERLOADED: ErrorCode.OVERLOADED,
+    FaultKind.OVER_QUOTA: ErrorCode.INSUFFICIENT_QUOTA,
+    FaultKind.OVER_RATE: ErrorCode.RATE_LIMIT_EXCEEDED,
+    FaultKind.REPEATED: ErrorCode.INVALID_VALUE,
+    FaultKind.TIMED_OUT: ErrorCode.TIMEOUT,
+    FaultKind.TOO_LARGE: ErrorCode.FILE_TOO_LARGE,
+    FaultKind.TOO_LONG: ErrorCode.AUDIO_TOO_LONG,
+    FaultKind.TOO_SHORT: ErrorCode.AUDIO_TOO_SHORT,
+    FaultKind.UNAUTHENTICATED: ErrorCode.INVALID_API_KEY,
+    FaultKind.UNAVAILABLE: ErrorCode.BACKEND_UNAVAILABLE,
+    FaultKind.UNKNOWN: ErrorCode.NOT_FOUND,
+    FaultKind.UNREADABLE: ErrorCode.UNSUPPORTED_FILE,
+    FaultKind.UNSUPPORTED: ErrorCode.UNSUPPORTED_PARAMETER,
+    FaultKind.UNSUPPORTED_VALUE: ErrorCode.UNSUPPORTED_VALUE,
+    FaultKind.WRONG_TYPE: ErrorCode.INVALID_TYPE,
+}
+_CODES_OF_SUBJECTS: Final[Mapping[tuple[FaultKind, Subject], ErrorCode]] = {
+    (FaultKind.INVALID, LANGUAGE): ErrorCode.INVALID_LANGUAGE,
+    (FaultKind.INVALID, option("languages")): ErrorCode.INVALID_LANGUAGE,
+    (FaultKind.UNSUPPORTED_VALUE, LANGUAGE): ErrorCode.INVALID_LANGUAGE,
+    (FaultKind.UNSUPPORTED_VALUE, option("languages")): ErrorCode.INVALID_LANGUAGE,
+    (FaultKind.MALFORMED, AUDIO): ErrorCode.INVALID_RAW_AUDIO,
+    (FaultKind.REPEATED, option("idempotency-key")): ErrorCode.IDEMPOTENCY_KEY_REUSED,
+    (FaultKind.MISSING, API_KEY): ErrorCode.INVALID_API_KEY,
+    (FaultKind.UNKNOWN, MODEL): ErrorCode.MODEL_NOT_FOUND,
+}
+"""Where one subject has a code of its own."""
+
+
+def code_of(fault: Fault) -> ErrorCode:
+    """The `code` that a client sees."""
+    exact = _CODES_OF_SUBJECTS.get((fault.kind, fault.subject)) if fault.subject else None
+    return exact or _CODES[fault.kind]
+
 
 _INVALID_REQUEST: Final = "invalid_request_error"
 _SERVER: Final = "server_error"
@@ -28,14 +103,12 @@ _SERVER: Final = "server_error"
 class ErrorRow:
     """How one `ErrorCode` looks on the wire.
 
-    sentences: the most exact first; the first one whose figures are all at hand is used, the last quotes none.
     retry_after_s: the advice where the error itself gives none; None for codes that waiting does not mend.
     retry: False tells the SDK not to send a large upload again to hear the same answer.
     """
 
     status: int
     type: str
-    sentences: tuple[str, ...]
     retry_after_s: float | None = None
     retry: bool = True
 
@@ -49,152 +122,56 @@ class ErrorResponse:
     body: bytes
 
 
-def _refusal(*sentences: str, status: int = 400) -> ErrorRow:
-    return ErrorRow(status, _INVALID_REQUEST, sentences)
-
+_REFUSAL: Final = ErrorRow(400, _INVALID_REQUEST)
 
 ROWS: Final[Mapping[ErrorCode, ErrorRow]] = {
-    ErrorCode.AUDIO_TOO_LONG: _refusal(
-        "The audio is longer than the limit of {limit_s} seconds.",
-        "The audio is longer than the limit.",
-    ),
-    # OpenAI's own words, here and wherever a sentence sounds less like the others: clients look for them.
-    ErrorCode.AUDIO_TOO_SHORT: _refusal("Audio file is too short. Minimum audio length is 0.1 seconds."),
-    ErrorCode.BACKEND_UNAVAILABLE: ErrorRow(
-        503, _SERVER, ("The speech backend is not available. Please try again.",), retry_after_s=5.0
-    ),
-    ErrorCode.FILE_TOO_LARGE: _refusal(
-        "Maximum content size limit ({limit_bytes}) exceeded ({read_bytes} bytes read)",
-        "Maximum content size limit ({limit_bytes}) exceeded",
-        "Maximum content size limit exceeded",
-        status=413,
-    ),
+    **dict.fromkeys(ErrorCode, _REFUSAL),
+    ErrorCode.BACKEND_UNAVAILABLE: ErrorRow(503, _SERVER, retry_after_s=5.0),
+    ErrorCode.FILE_TOO_LARGE: replace(_REFUSAL, status=413),
+    ErrorCode.IDEMPOTENCY_KEY_REUSED: replace(_REFUSAL, status=422),
     # `retry=False`: 429 is retried by default, and no pause within a request's life refills a quota.
-    ErrorCode.INSUFFICIENT_QUOTA: ErrorRow(
-        429, "insufficient_quota", ("You exceeded your current quota.",), retry=False
-    ),
+    ErrorCode.INSUFFICIENT_QUOTA: ErrorRow(429, "insufficient_quota", retry=False),
     # A defect meets the same audio with the same result; three uploads would only cost three decodings.
-    ErrorCode.INTERNAL_ERROR: ErrorRow(
-        500, _SERVER, ("The server had an error while processing your request.",), retry=False
-    ),
-    ErrorCode.INVALID_API_KEY: _refusal("Incorrect API key provided.", status=401),
-    ErrorCode.INVALID_LANGUAGE: _refusal(
-        "The language is not supported. Send an ISO 639-1 code such as `en`, or an English name."
-    ),
-    ErrorCode.INVALID_MULTIPART: _refusal(
-        "The form has more than {limit_parts} parts.",
-        "A field name of the form is longer than {limit_name_bytes} bytes.",
-        "A field of the form is larger than {limit_field_bytes} bytes.",
-        "The fields of the form are together larger than {limit_fields_bytes} bytes.",
-        "The request body is larger than {limit_body_bytes} bytes.",
-        "The request body is not a complete and well-formed multipart/form-data message.",
-    ),
-    ErrorCode.INVALID_RAW_AUDIO: _refusal(
-        "Raw audio must be whole frames of signed 16-bit samples, and its content type must tell a `rate` from 8000 to "
-        "192000 and 1 or 2 `channels`, as in `audio/pcm; rate=16000; channels=1`."
-    ),
-    ErrorCode.INVALID_TYPE: _refusal("A field of the form has the wrong type."),
-    ErrorCode.INVALID_VALUE: _refusal("A field of the form has a value that is not allowed."),
-    ErrorCode.METHOD_NOT_ALLOWED: _refusal("The method is not allowed for this URL.", status=405),
-    ErrorCode.MISSING_REQUIRED_PARAMETER: _refusal("A required parameter is missing."),
-    ErrorCode.MODEL_NOT_FOUND: _refusal("The model does not exist or you do not have access to it.", status=404),
-    ErrorCode.NOT_FOUND: _refusal("Invalid URL.", status=404),
-    ErrorCode.OVERLOADED: ErrorRow(
-        503, _SERVER, ("The engine is currently overloaded. Please try again later.",), retry_after_s=1.0
-    ),
-    ErrorCode.RATE_LIMIT_EXCEEDED: ErrorRow(
-        429, "requests", ("Rate limit reached. Please slow down.",), retry_after_s=1.0
-    ),
+    ErrorCode.INTERNAL_ERROR: ErrorRow(500, _SERVER, retry=False),
+    ErrorCode.INVALID_API_KEY: replace(_REFUSAL, status=401),
+    ErrorCode.METHOD_NOT_ALLOWED: replace(_REFUSAL, status=405),
+    ErrorCode.MODEL_NOT_FOUND: replace(_REFUSAL, status=404),
+    ErrorCode.NOT_FOUND: replace(_REFUSAL, status=404),
+    ErrorCode.OVERLOADED: ErrorRow(503, _SERVER, retry_after_s=1.0),
+    ErrorCode.RATE_LIMIT_EXCEEDED: ErrorRow(429, "requests", retry_after_s=1.0),
     # Without advice to wait the audio itself is too long for the deadline, and would be again.
-    ErrorCode.TIMEOUT: ErrorRow(504, _SERVER, ("The request timed out.",), retry=False),
-    ErrorCode.UNSUPPORTED_FILE: _refusal(
-        "Invalid file format. Supported formats: ['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', "
-        "'wav', 'webm']"
-    ),
-    ErrorCode.UNSUPPORTED_MEDIA_TYPE: _refusal(
-        "The request must be sent as multipart/form-data, without a content encoding.", status=415
-    ),
-    ErrorCode.UNSUPPORTED_PARAMETER: _refusal("A parameter is not supported by this model."),
-    ErrorCode.UNSUPPORTED_VALUE: _refusal("A parameter has a value that is not supported by this model."),
+    ErrorCode.TIMEOUT: ErrorRow(504, _SERVER, retry=False),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: replace(_REFUSAL, status=415),
 }
 """One row for every `ErrorCode`."""
 
-_FLAG: Final = "It must be `true` or `false`."
-_SENTENCES: Final[Mapping[tuple[ErrorCode, str], str]] = {
-    (ErrorCode.INVALID_TYPE, "file"): "`file` must be an uploaded file, with a file name.",
-    (ErrorCode.INVALID_VALUE, "chunking_strategy"): (
-        "`chunking_strategy` must be `auto`, or an object of type `server_vad` with `threshold` from 0 to 1, "
-        f"`silence_duration_ms` from 0 to {MAX_SILENCE_DURATION_MS} and "
-        f"`prefix_padding_ms` from 0 to {MAX_PREFIX_PADDING_MS}."
-    ),
-    (ErrorCode.INVALID_VALUE, "file"): "`file` must be sent exactly once.",
-    (ErrorCode.INVALID_VALUE, "include"): "The only value of `include[]` is `logprobs`.",
-    (ErrorCode.INVALID_VALUE, "response_format"): (
-        "`response_format` must be one of `json`, `text`, `srt`, `verbose_json` and `vtt`."
-    ),
-    (ErrorCode.INVALID_VALUE, "stream"): f"`stream` is not valid. {_FLAG}",
-    (ErrorCode.INVALID_VALUE, "temperature"): "`temperature` must be a number from 0 to 1.",
-    (ErrorCode.INVALID_VALUE, "timestamp_granularities"): (
-        "`timestamp_granularities[]` may hold `segment` and `word`; "
-        "`response_format` must be `verbose_json` if `word` is asked for."
-    ),
-    (ErrorCode.MISSING_REQUIRED_PARAMETER, "file"): "You must provide an audio file in the field `file`.",
-    (ErrorCode.MISSING_REQUIRED_PARAMETER, "model"): "You must provide a model parameter.",
-    (ErrorCode.UNSUPPORTED_PARAMETER, "include"): "This model does not return log probabilities.",
-    (ErrorCode.UNSUPPORTED_PARAMETER, "known_speaker_names"): "This model does not tell speakers apart.",
-    (ErrorCode.UNSUPPORTED_PARAMETER, "known_speaker_references"): "This model does not tell speakers apart.",
-    (ErrorCode.UNSUPPORTED_PARAMETER, "sottovoce-receipt"): "This engine gives no receipts.",
-    (ErrorCode.UNSUPPORTED_VALUE, "include"): (
-        "`logprobs` needs the `response_format` `json`, and no stream with `stream_include_usage` or "
-        "`stream_continuous_usage_stats`."
-    ),
-    (ErrorCode.UNSUPPORTED_VALUE, "model"): "This model does not translate.",
-    (ErrorCode.UNSUPPORTED_VALUE, "response_format"): "`diarized_json` is not supported by this model.",
-    (ErrorCode.UNSUPPORTED_VALUE, "stream"): (
-        "Streaming is only supported with the `response_format` `json` or `text`."
-    ),
-    (ErrorCode.UNSUPPORTED_VALUE, "timestamp_granularities"): "A translation has no word timestamps.",
-    (ErrorCode.UNSUPPORTED_VALUE, "to_language"): "Translations are into English only.",
-}
-"""More helpful fixed sentences for one code at one field; where there is none the code's own is used."""
 
-
-def envelope(error: RequestError) -> dict[str, dict[str, str | None]]:
-    """OpenAI's error object for `error`, as JSON values: also the payload of an error event in a stream."""
-    row = ROWS[error.code]
+def envelope(fault: Fault) -> dict[str, dict[str, str | None]]:
+    """OpenAI's error object for `fault`, as JSON values: also the payload of an error event in a stream."""
+    code = code_of(fault)
     return {
         "error": {
-            "message": _sentence(error, row),
-            "type": row.type,
-            "param": error.param,
-            "code": error.code.value,
+            "message": sentence_of(fault),
+            "type": ROWS[code].type,
+            "param": param_of(fault),
+            "code": code.value,
         }
     }
 
 
-def to_response(error: RequestError) -> ErrorResponse:
-    """The HTTP answer that tells a client of `error`."""
-    row = ROWS[error.code]
-    body = json.dumps(envelope(error), separators=(",", ":")).encode()
-    return ErrorResponse(row.status, _headers(error, row), body)
+def to_response(fault: Fault) -> ErrorResponse:
+    """The HTTP answer that tells a client of `fault`."""
+    row = ROWS[code_of(fault)]
+    body = json.dumps(envelope(fault), separators=(",", ":")).encode()
+    return ErrorResponse(row.status, _headers(fault, row), body)
 
 
-def _sentence(error: RequestError, row: ErrorRow) -> str:
-    if error.param is not None and (exact := _SENTENCES.get((error.code, error.param))):
-        return exact
-    for sentence in row.sentences[:-1]:
-        try:
-            return sentence.format_map(error.numbers)
-        except KeyError:  # a figure of this sentence is not at hand
-            continue
-    return row.sentences[-1]
-
-
-def _headers(error: RequestError, row: ErrorRow) -> dict[str, str]:
-    headers = {"content-type": "application/json", **allowance_headers(error.allowance)}
+def _headers(fault: Fault, row: ErrorRow) -> dict[str, str]:
+    allowance = fault.allowance if isinstance(fault, LimitFault) else None
+    headers = {"content-type": "application/json", **allowance_headers(allowance)}
     if row.status == 401:
         headers["www-authenticate"] = "Bearer"  # RFC 9110, section 11.6.1: a 401 names a scheme
-    wait_s = row.retry_after_s if error.retry_after_s is None else error.retry_after_s
+    wait_s = row.retry_after_s if fault.retry_after_s is None else fault.retry_after_s
     if wait_s is not None:
         # Whole seconds, at least one (RFC 9110); the SDK prefers the milliseconds.
         headers["retry-after"] = str(max(1, math.ceil(wait_s)))

@@ -6,6 +6,9 @@
     data: {"type":"transcript.text.done","text":"I see.","usage":{"type":"tokens",...}} LF LF
     data: [DONE] LF LF
 
+Of `diarized_json` each segment comes as a delta with its `segment_id`, then as `transcript.text.segment`: all of them
+at the end, since who speaks is known when all was heard.
+
 A stream that ends without `[DONE]` is not complete: after an error event nothing follows. vLLM's shape (chunks as
 of a chat completion) is what its clients, `vllm bench serve` among them, understand.
 """
@@ -15,10 +18,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from engine.errors import RequestError
+from core.transcript.faults import Fault
+from core.transcript.types import Task, Transcript
 from engine.openai.errors import envelope
-from engine.openai.formats import json_bytes, logprob_objects
-from engine.types import Task, TextDelta, Transcription, TranscriptionRequest
+from engine.openai.formats import (
+    diarized_segments,
+    json_bytes,
+    language_objects,
+    logprob_objects,
+    token_usage,
+    voice_objects,
+)
+from engine.openai.rendering import Rendering, ResponseFormat
+from engine.types import Hearing, TextDelta
 
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 DONE: Final = b"data: [DONE]\n\n"
@@ -35,21 +47,23 @@ class EventStream(Protocol):
     def delta(self, delta: TextDelta) -> bytes:
         """The event for the next piece of text; nothing for an empty piece."""
 
-    def done(self, transcription: Transcription) -> bytes:
+    def done(self, transcription: Transcript) -> bytes:
         """The events that end a complete stream, `[DONE]` included."""
 
 
-def event_stream(request: TranscriptionRequest, *, request_id: str, created: int) -> EventStream:
-    """The stream in the shape that `request` asks for.
+def event_stream(hearing: Hearing, rendering: Rendering, *, request_id: str, created: int) -> EventStream:
+    """The stream in the shape that `rendering` asks for.
 
     request_id, created: of vLLM's chunks; `created` in Unix seconds.
     """
-    if request.vllm_stream_shape:
-        return VllmEvents(request, request_id=request_id, created=created)
-    return OpenAIEvents(logprobs=request.logprobs)
+    if rendering.vllm_stream_shape:
+        return VllmEvents(hearing, include_usage=rendering.stream_include_usage, request_id=request_id, created=created)
+    if rendering.response_format is ResponseFormat.DIARIZED_JSON:
+        return DiarizedEvents(rendering)
+    return OpenAIEvents(rendering)
 
 
-def error_event(error: RequestError) -> bytes:
+def error_event(error: Fault) -> bytes:
     """The last event of a failed stream, in either shape; OpenAI's SDK raises an `APIError` with its code and type."""
     return _event(envelope(error))
 
@@ -57,8 +71,8 @@ def error_event(error: RequestError) -> bytes:
 class OpenAIEvents:
     """OpenAI's `transcript.text.*` events. Keeps one bit: whether text was sent, as the text starts unindented."""
 
-    def __init__(self, *, logprobs: bool = False) -> None:
-        self._logprobs = logprobs
+    def __init__(self, rendering: Rendering) -> None:
+        self._rendering = rendering
         self._begun = False
 
     def delta(self, delta: TextDelta) -> bytes:
@@ -67,41 +81,62 @@ class OpenAIEvents:
             return b""
         self._begun = True
         event: dict[str, object] = {"type": "transcript.text.delta", "delta": text}
-        if self._logprobs:
+        if self._rendering.logprobs:
             event["logprobs"] = logprob_objects(delta.logprobs)
         return _event(event)
 
-    def done(self, transcription: Transcription) -> bytes:
-        event: dict[str, object] = {"type": "transcript.text.done", "text": transcription.text.strip()}
-        if self._logprobs:
+    def done(self, transcription: Transcript) -> bytes:
+        text = transcription.text.strip()
+        event: dict[str, object] = {"type": "transcript.text.done", "text": text}
+        if self._rendering.languages:
+            event |= language_objects(transcription)
+        if self._rendering.logprobs:
             event["logprobs"] = logprob_objects(transcription.logprobs)
-        return _event(event | {"usage": _token_usage(transcription)}) + DONE
+        event |= voice_objects(transcription, self._rendering)
+        return _event(event | {"usage": token_usage(transcription)}) + DONE
+
+
+class DiarizedEvents:
+    """OpenAI's events with speakers. The deltas joined, a space before each but the first, are the segments' texts."""
+
+    def __init__(self, rendering: Rendering) -> None:
+        self._end = OpenAIEvents(rendering)
+
+    def delta(self, delta: TextDelta) -> bytes:  # noqa: ARG002 - whose words these are is not known yet
+        return b""
+
+    def done(self, transcription: Transcript) -> bytes:
+        events = bytearray()
+        for segment in diarized_segments(transcription):
+            events += _event({"type": "transcript.text.delta", "delta": segment["text"], "segment_id": segment["id"]})
+            events += _event(segment)
+        return bytes(events) + self._end.done(transcription)
 
 
 class VllmEvents:
     """vLLM's `transcription.chunk` and `translation.chunk`."""
 
-    def __init__(self, request: TranscriptionRequest, *, request_id: str, created: int) -> None:
-        kind = "translation" if request.task is Task.TRANSLATE else "transcription"
-        self._include_usage = request.stream_include_usage
+    def __init__(self, hearing: Hearing, *, include_usage: bool, request_id: str, created: int) -> None:
+        kind = "translation" if hearing.task is Task.TRANSLATE else "transcription"
+        self._include_usage = include_usage
         self._head: dict[str, object] = {
-            "id": f"{request.task.value}-{request_id}",
+            "id": f"{hearing.task.value}-{request_id}",
             "object": f"{kind}.chunk",
             "created": created,
-            "model": request.model,
+            "model": hearing.model,
         }
 
     def delta(self, delta: TextDelta) -> bytes:
         return self._chunk([{"delta": {"content": delta.text}}]) if delta.text else b""
 
-    def done(self, transcription: Transcription) -> bytes:
+    def done(self, transcription: Transcript) -> bytes:
         last = self._chunk([{"delta": {"content": ""}, "finish_reason": "stop", "stop_reason": None}])
         return last + (self._usage(transcription) if self._include_usage else b"") + DONE
 
     def _chunk(self, choices: list[dict[str, object]]) -> bytes:
         return _event(self._head | {"choices": choices})
 
-    def _usage(self, transcription: Transcription) -> bytes:
+    def _usage(self, transcription: Transcript) -> bytes:
         prompt_tokens = transcription.input_text_tokens + transcription.input_audio_tokens
         usage = {
             "prompt_tokens": prompt_tokens,
@@ -109,19 +144,6 @@ class VllmEvents:
             "completion_tokens": transcription.output_tokens,
         }
         return _event(self._head | {"choices": [], "usage": usage})
-
-
-def _token_usage(transcription: Transcription) -> dict[str, object]:
-    """`usage` of a stream, which OpenAI's schema counts in tokens only (an answer at once: in seconds)."""
-    text_tokens, audio_tokens = transcription.input_text_tokens, transcription.input_audio_tokens
-    input_tokens = text_tokens + audio_tokens
-    return {
-        "type": "tokens",
-        "input_tokens": input_tokens,
-        "input_token_details": {"text_tokens": text_tokens, "audio_tokens": audio_tokens},
-        "output_tokens": transcription.output_tokens,
-        "total_tokens": input_tokens + transcription.output_tokens,
-    }
 
 
 def _event(data: Mapping[str, object]) -> bytes:

@@ -1,37 +1,35 @@
-"""How a transcription is written down: the five response formats, as OpenAI's whisper-1 prints them.
+"""How a transcription is written down: the response formats, as OpenAI's whisper-1 prints them.
 
 ::
 
-    json          {"text":"Hi.","usage":{"type":"duration","seconds":9}}
+    json          {"text":"Hi.","languages":[{"code":"en"}],"usage":{"type":"duration","seconds":9}}
     text          Hi. LF
     verbose_json  {"task","language","language_code","duration","text","segments"?,"words"?,"usage"}
-    srt           1 LF 00:00:00,000 --> 00:00:03,320 LF Hi. LF LF ...
-    vtt           WEBVTT LF LF 00:00:00.000 --> 00:00:03.320 LF Hi. LF LF ...
+    diarized_json {"task","duration","text","segments":[{"type","id","start","end","text","speaker"}],"usage"}
+    srt, vtt      `core.transcript.captions`
 
-Sources: OpenAI's API reference, its recorded answers, and WebVTT (W3C), section 4. `language_code` is an extension.
-A translation has no `usage`, as at OpenAI. All times are rounded to milliseconds.
+Sources: OpenAI's API reference and its recorded answers; `diarized_json` as its gpt-4o-transcribe-diarize has it.
+`language_code` is an extension, and so are `speaker` in the lists of `verbose_json`, for whoever asks to `diarize`, and
+`speaker_embeddings` beside `segments`, for whoever asks to include it.
+A translation has no `usage` and no `languages`, as at OpenAI; by the names of OpenAI's models `usage` is in tokens
+where it was there, and `languages` are told where they were (`engine.openai.names`). All times are rounded to
+milliseconds.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from engine.openai.languages import name_of
-from engine.types import (
-    Granularity,
-    ResponseFormat,
-    Segment,
-    Task,
-    TokenLogprob,
-    Transcription,
-    TranscriptionRequest,
-    Word,
-)
+from core.transcript import captions
+from core.transcript.captions import milliseconds
+from core.transcript.labels import speaker_labels
+from core.transcript.languages import name_of
+from core.transcript.types import Segment, Task, TokenLogprob, Transcript, Word
+from engine.openai.rendering import Granularity, Rendering, ResponseFormat
 
 _LOWEST_LOGPROB: Final = -9999.0
 """What OpenAI prints for minus infinity, which JSON cannot."""
@@ -45,19 +43,10 @@ class Rendered:
     content_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Cue:
-    """One line of a subtitle file; times in milliseconds, `start < end`."""
-
-    start: int
-    end: int
-    text: str
-
-
-def render(transcription: Transcription, request: TranscriptionRequest) -> Rendered:
-    """Write `transcription` in the format that `request` asks for."""
-    content_type, write = _WRITERS[request.response_format]
-    return Rendered(write(transcription, request), content_type)
+def render(transcription: Transcript, rendering: Rendering) -> Rendered:
+    """Write `transcription` in the format that `rendering` asks for."""
+    content_type, write = _WRITERS[rendering.response_format]
+    return Rendered(write(transcription, rendering), content_type)
 
 
 def json_bytes(value: Mapping[str, object]) -> bytes:
@@ -73,23 +62,30 @@ def logprob_objects(logprobs: Iterable[TokenLogprob]) -> list[dict[str, object]]
     ]
 
 
-def milliseconds(seconds: float) -> int:
-    """The nearest millisecond, half up; times before the start, or that are no number, count as the start."""
-    return max(0, math.floor(seconds * 1000 + 0.5)) if math.isfinite(seconds) else 0
+def language_objects(transcription: Transcript) -> dict[str, object]:
+    """OpenAI's `languages` as its gpt-transcribe tells them, for an answer in json and the end of a stream.
+
+    Empty where nothing was said. A translation has none.
+    """
+    if transcription.task is Task.TRANSLATE:
+        return {}
+    return {"languages": [{"code": transcription.language}] if transcription.text.strip() else []}
 
 
-def _json(transcription: Transcription, request: TranscriptionRequest) -> bytes:
+def _json(transcription: Transcript, rendering: Rendering) -> bytes:
     body: dict[str, object] = {"text": transcription.text.strip()}
-    if request.logprobs:
+    if rendering.languages:
+        body |= language_objects(transcription)
+    if rendering.logprobs:
         body["logprobs"] = logprob_objects(transcription.logprobs)
-    return json_bytes(body | _usage(transcription))
+    return json_bytes(body | _usage(transcription, rendering))
 
 
-def _text(transcription: Transcription, _: TranscriptionRequest) -> bytes:
+def _text(transcription: Transcript, _: Rendering) -> bytes:
     return _encode(transcription.text.strip() + "\n")
 
 
-def _verbose_json(transcription: Transcription, request: TranscriptionRequest) -> bytes:
+def _verbose_json(transcription: Transcript, rendering: Rendering) -> bytes:
     language = "en" if transcription.task is Task.TRANSLATE else transcription.language
     body: dict[str, object] = {
         "task": transcription.task.value,
@@ -98,12 +94,66 @@ def _verbose_json(transcription: Transcription, request: TranscriptionRequest) -
         "duration": _seconds(transcription.duration_s),
         "text": transcription.text.strip(),
     }
+    labels = speaker_labels(transcription.speakers) if rendering.speakers else []
     segments = [segment for segment in transcription.segments if segment.text.strip()]
-    if Granularity.SEGMENT in request.granularities:
-        body["segments"] = [_segment_object(i, segment) for i, segment in enumerate(segments)]
-    if Granularity.WORD in request.granularities:
-        body["words"] = [_word_object(word) for segment in segments for word in segment.words if word.text.strip()]
-    return json_bytes(body | _usage(transcription))
+    if Granularity.SEGMENT in rendering.granularities:
+        body["segments"] = [
+            _segment_object(i, segment) | _who(segment.speaker, labels) for i, segment in enumerate(segments)
+        ]
+    if Granularity.WORD in rendering.granularities:
+        words = [word for segment in segments for word in segment.words if word.text.strip()]
+        body["words"] = [_word_object(word) | _who(word.speaker, labels) for word in words]
+    return json_bytes(body | voice_objects(transcription, rendering) | _usage(transcription, rendering))
+
+
+def _diarized_json(transcription: Transcript, rendering: Rendering) -> bytes:
+    body = {
+        "task": transcription.task.value,
+        "duration": _seconds(transcription.duration_s),
+        "text": transcription.text.strip(),
+        "segments": diarized_segments(transcription),
+    }
+    return json_bytes(body | voice_objects(transcription, rendering) | _usage(transcription, rendering))
+
+
+def diarized_segments(transcription: Transcript) -> list[dict[str, object]]:
+    """OpenAI's `segments` with their speakers; each is an event of a stream too."""
+    labels = speaker_labels(transcription.speakers)
+    segments = [segment for segment in transcription.segments if segment.text.strip()]
+    return [
+        {
+            "type": "transcript.text.segment",
+            "id": f"seg_{number:03d}",
+            "start": _seconds(segment.start_s),
+            "end": _seconds(segment.end_s),
+            "text": segment.text.strip(),
+        }
+        | _who(segment.speaker, labels)
+        for number, segment in enumerate(segments, 1)
+    ]
+
+
+def voice_objects(transcription: Transcript, rendering: Rendering) -> dict[str, object]:
+    """`speaker_embeddings`, an extension: who speaks and what each voice is like, for whoever asked for it."""
+    if not rendering.voices:
+        return {}
+    labels = speaker_labels(transcription.speakers)
+    entries = [
+        {
+            "speaker": label,
+            "known": speaker.name is not None,
+            "seconds": _seconds(speaker.speaking_s),
+            "embedding": None if speaker.voice is None else list(speaker.voice.values),
+            "model": None if speaker.voice is None else speaker.voice.model,
+            "same": None if speaker.voice is None else speaker.voice.same,
+        }
+        for label, speaker in zip(labels, transcription.speakers, strict=True)
+    ]
+    return {"speaker_embeddings": entries}
+
+
+def _who(speaker: int | None, labels: Sequence[str]) -> dict[str, object]:
+    return {"speaker": labels[speaker]} if labels and speaker is not None else {}
 
 
 def _segment_object(index: int, segment: Segment) -> dict[str, object]:
@@ -125,69 +175,34 @@ def _word_object(word: Word) -> dict[str, object]:
     return {"word": word.text.strip(), "start": _seconds(word.start_s), "end": _seconds(word.end_s)}
 
 
-def _usage(transcription: Transcription) -> dict[str, object]:
+def token_usage(transcription: Transcript) -> dict[str, object]:
+    """OpenAI's `usage` in tokens."""
+    text_tokens, audio_tokens = transcription.input_text_tokens, transcription.input_audio_tokens
+    input_tokens = text_tokens + audio_tokens
+    return {
+        "type": "tokens",
+        "input_tokens": input_tokens,
+        "input_token_details": {"text_tokens": text_tokens, "audio_tokens": audio_tokens},
+        "output_tokens": transcription.output_tokens,
+        "total_tokens": input_tokens + transcription.output_tokens,
+    }
+
+
+def _usage(transcription: Transcript, rendering: Rendering) -> dict[str, object]:
     if transcription.task is Task.TRANSLATE:
         return {}
+    if rendering.usage_in_tokens:
+        return {"usage": token_usage(transcription)}
     # From the rounded duration, so that 9.0000001 s of a decoder's clock do not cost a tenth second.
     return {"usage": {"type": "duration", "seconds": -(-milliseconds(transcription.duration_s) // 1000)}}
 
 
-def _srt(transcription: Transcription, _: TranscriptionRequest) -> bytes:
-    blocks = (
-        f"{number}\n{_timestamp(cue.start, ',')} --> {_timestamp(cue.end, ',')}\n{cue.text}\n\n"
-        for number, cue in enumerate(_cues(transcription.segments), start=1)
-    )
-    return _encode("".join(blocks))
+def _srt(transcription: Transcript, _: Rendering) -> bytes:
+    return _encode(captions.srt(transcription.segments))
 
 
-def _vtt(transcription: Transcription, _: TranscriptionRequest) -> bytes:
-    blocks = (
-        f"{_timestamp(cue.start, '.')} --> {_timestamp(cue.end, '.')}\n{_escaped(cue.text)}\n\n"
-        for cue in _cues(transcription.segments)
-    )
-    return _encode("WEBVTT\n\n" + "".join(blocks))
-
-
-def _cues(segments: Iterable[Segment]) -> Iterator[_Cue]:
-    """The segments that say something, in order and without overlap: a cue ends where the next one starts.
-
-    Every start is later than the one before, so that every cue lasts at least a millisecond and none is lost.
-    """
-    waiting: _Cue | None = None
-    for segment in segments:
-        text = _line(segment.text)
-        if not text:
-            continue
-        start = milliseconds(segment.start_s)
-        if waiting is not None:
-            start = max(start, waiting.start + 1)
-            yield _Cue(waiting.start, min(waiting.end, start), waiting.text)
-        waiting = _Cue(start, max(milliseconds(segment.end_s), start + 1), text)
-    if waiting is not None:
-        yield waiting
-
-
-# Line breaks, the blank line that would end a cue, and all other control characters of ASCII, Latin-1 and Unicode.
-_BREAKS: Final = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
-_ARROW: Final = re.compile(r"-{2,}>")
-
-
-def _line(text: str) -> str:
-    """`text` as one line that no subtitle reader takes for a line of times."""
-    return _ARROW.sub("->", _BREAKS.sub(" ", text)).strip()
-
-
-def _escaped(text: str) -> str:
-    # WebVTT, section 4.2.2: `&` and `<` open a character reference and a tag.
-    return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def _timestamp(total: int, mark: str) -> str:
-    """`total` milliseconds as `HH:MM:SS` and thousands behind `mark`; integers throughout, so 59.9996 carries."""
-    seconds, thousandths = divmod(total, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{seconds:02}{mark}{thousandths:03}"
+def _vtt(transcription: Transcript, _: Rendering) -> bytes:
+    return _encode(captions.vtt(transcription.segments))
 
 
 def _seconds(seconds: float) -> float:
@@ -202,7 +217,7 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-_Writer = Callable[[Transcription, TranscriptionRequest], bytes]
+_Writer = Callable[[Transcript, Rendering], bytes]
 
 _WRITERS: Final[Mapping[ResponseFormat, tuple[str, _Writer]]] = {
     ResponseFormat.JSON: ("application/json", _json),
@@ -210,5 +225,6 @@ _WRITERS: Final[Mapping[ResponseFormat, tuple[str, _Writer]]] = {
     ResponseFormat.SRT: ("text/plain; charset=utf-8", _srt),
     ResponseFormat.VERBOSE_JSON: ("application/json", _verbose_json),
     ResponseFormat.VTT: ("text/vtt; charset=utf-8", _vtt),
+    ResponseFormat.DIARIZED_JSON: ("application/json", _diarized_json),
 }
 """One row for every response format."""

@@ -1,18 +1,21 @@
 """Which models are served, under which names, and what each can do.
 
 `GET /v1/models` and `GET /v1/models/{id}` in OpenAI's JSON (objects `list` and `model`); `root` (the id behind an
-alias, as vLLM prints it) and `tasks` are extensions that OpenAI's SDK keeps as extra members.
+alias, as vLLM prints it), `tasks`, `languages` (Whisper's codes), `details` (what is told beside the text) and
+`speakers` (by what they are told apart, or null) are extensions that OpenAI's SDK keeps as extra members.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.errors import ErrorCode, RequestError
-from engine.openai.languages import LANGUAGES
-from engine.types import Task
+from core.transcript.faults import MODEL, Fault, FaultKind
+from core.transcript.languages import LANGUAGES
+from core.transcript.types import Task
+from engine.openai.names import MANNERS, OURS, Manner
+from engine.speech.speakers import ToldBy
+from engine.types import Detail, OpenAIName
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,9 @@ class ServedModel:
 
     created: when it was made, in Unix seconds; `created` of OpenAI's object.
     tasks: a distilled or English-only model may not translate.
-    languages: Whisper codes.
-    word_timestamps, logprobs: whether the backend tells the times of words, the log probability of each token.
+    languages: Whisper codes. detects: whether it tells which of them is spoken.
+    details: what can be told beside the text. speakers: by what they are told apart; None where they are not.
+    openai_names: those of the aliases by which it answers as OpenAI's model of that name did.
     sampling: names of vLLM's sampling parameters that callers may set; empty unless the operator lets them.
     """
 
@@ -32,14 +36,20 @@ class ServedModel:
     owned_by: str = "sottovoce"
     tasks: frozenset[Task] = frozenset(Task)
     languages: frozenset[str] = frozenset(LANGUAGES)
-    word_timestamps: bool = True
-    logprobs: bool = False
+    details: frozenset[Detail] = frozenset({Detail.WORDS})
     sampling: frozenset[str] = frozenset()
+    speakers: ToldBy | None = None
+    detects: bool = True
+    openai_names: frozenset[OpenAIName] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
         """The id, then the aliases."""
         return (self.id, *self.aliases)
+
+    def manner(self, name: str | None) -> Manner:
+        """How it answers when asked by that name."""
+        return MANNERS[OpenAIName(name)] if name in self.openai_names else OURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +66,28 @@ class ModelCatalogue:
     def find(self, name: str | None) -> ServedModel:
         """The model called `name`; a single model is meant when none is named.
 
-        Raises RequestError: MODEL_NOT_FOUND, or MISSING_REQUIRED_PARAMETER when a name is needed.
+        Raises Fault: UNKNOWN, or MISSING when a name is needed.
         """
         if name is None:
             if len(self.models) > 1:
-                raise RequestError(ErrorCode.MISSING_REQUIRED_PARAMETER, "model")
+                raise Fault(FaultKind.MISSING, MODEL)
             return self.models[0]
         for model in self.models:
             if name in model.names:
                 return model
-        raise RequestError(ErrorCode.MODEL_NOT_FOUND, "model")
-
-    def resolve(self, name: str | None) -> str:
-        """The id of the model called `name`; raises as `find` does."""
-        return self.find(name).id
+        raise Fault(FaultKind.UNKNOWN, MODEL)
 
     def list_body(self) -> bytes:
         """The JSON of `GET /v1/models`: every id and every alias."""
-        return _json({"object": "list", "data": list(self._objects())})
+        objects = [_object(name, model) for model in self.models for name in model.names]
+        return _json({"object": "list", "data": objects})
 
     def retrieve_body(self, name: str) -> bytes:
         """The JSON of `GET /v1/models/{name}`; an id holds `/`, so the route takes the rest of the path.
 
-        Raises RequestError(MODEL_NOT_FOUND).
+        Raises Fault(UNKNOWN).
         """
         return _json(_object(name, self.find(name)))
-
-    def _objects(self) -> Iterator[dict[str, object]]:
-        return (_object(name, model) for model in self.models for name in model.names)
 
 
 def _object(name: str, model: ServedModel) -> dict[str, object]:
@@ -94,6 +98,9 @@ def _object(name: str, model: ServedModel) -> dict[str, object]:
         "owned_by": model.owned_by,
         "root": model.id,
         "tasks": sorted(model.tasks),
+        "languages": sorted(model.languages),
+        "details": sorted(model.details),
+        "speakers": model.speakers,
     }
 
 

@@ -13,58 +13,80 @@ RFC 7578 over RFC 2046, section 5.1.1::
     ...bytes... CRLF
     --BOUNDARY-- CRLF
 
-Only the callback level of python-multipart is used: its form parser writes larger files to disk. Its log records
-and exceptions quote the body, so neither leaves this module. Everything is bounded and held in memory once.
+What stands before the first boundary and after the last is no part of it, and blanks may follow each boundary.
+
+Only the callback level of python-multipart is used: its form parser writes larger files to disk. It is given the body
+from the first boundary on. Its log records and exceptions quote the body, so neither leaves this module. Everything is
+bounded and held in memory once.
 """
 
 from __future__ import annotations
 
-import logging
+import logging  # noqa: TID251 - to switch it off
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
-from engine.errors import ErrorCode, RequestError
-from engine.types import MAX_FILE_BYTES
+from core.media.types import MAX_FILE_BYTES
+from core.transcript.faults import AUDIO, Fault, FaultKind, Subject
+from engine.openai.form_headers import (
+    MediaType,
+    boundary_of,
+    check_transfer_encoding,
+    disposition_of,
+    field_name,
+    field_text,
+    media_type_of,
+)
 
 if TYPE_CHECKING:  # exists for type checkers only
     from python_multipart.multipart import MultipartCallbacks
+
+
+# What can be malformed.
+OPENING: Final = Subject("opening")
+"""The first line with the boundary."""
+CLOSING: Final = Subject("closing")
+"""The last one."""
+BOUNDARY_LINE: Final = Subject("boundary_line")
+"""What follows on any of them."""
+LINE_END: Final = Subject("line_end")
+PARTS: Final = Subject("parts")
+PART_HEADERS: Final = Subject("part_headers")
+FIELD: Final = Subject("field")
+FIELDS: Final = Subject("fields")
+
+
+RECORDINGS: Final = "known_speaker_references"
+"""The field that holds recordings in place of text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much of everything but the file is read.
 
+    preamble_bytes: all before the end of the line of the first boundary; mail programs write a sentence there.
     parts: a dozen fields, the rest for lists such as `keywords[]`.
     part_headers, header_line_bytes: clients send two or three lines; one may hold a long file name, percent-encoded.
     name_bytes: the longest name the API defines, `chunking_strategy[silence_duration_ms]`, has 38.
+    recording_bytes: 10 s of a voice as a data URL, from 16 bits and 48 kHz in stereo down; these are fields for OpenAI.
     field_bytes: a prompt may be pasted text; the model reads only its last 224 tokens.
-    fields_bytes: all fields together.
+    fields_bytes: all fields together, but for those recordings, which only the size of the whole body bounds.
     framing_bytes: what a body may hold beside the file's bytes; closes the gaps that the other bounds leave.
     """
 
+    preamble_bytes: int = 4096
     parts: int = 256
     part_headers: int = 16
     header_line_bytes: int = 8192
     name_bytes: int = 256
+    recording_bytes: int = 4_194_304
     field_bytes: int = 65_536
     fields_bytes: int = 262_144
     framing_bytes: int = 1_048_576
-
-
-@dataclass(frozen=True, slots=True)
-class MediaType:
-    """The Content-Type of the file.
-
-    name: in lower case. parameters: by their names in lower case; None if they cannot be read.
-    """
-
-    name: str
-    parameters: Mapping[str, str] | None = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +107,7 @@ class Form:
 class _Part:
     """The part being read."""
 
-    headers: dict[bytes, bytes] = field(default_factory=dict)
+    headers: dict[bytes, str] = field(default_factory=dict)
     name: str = ""
     value: bytearray = field(default_factory=bytearray)
     is_file: bool = False
@@ -93,22 +115,16 @@ class _Part:
 
 _NO_LIMITS: Final = Limits()
 
-# RFC 9110, section 5.6.6, in Latin-1: `; name=token` or `; name="quoted"`.
-_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PARAMETER: Final = re.compile(rf'[ \t]*;[ \t]*({_NAME})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^ \t;"]+))')
-_MEDIA_TYPE: Final = re.compile(rf"{_NAME}/{_NAME}")
-# RFC 2046, section 5.1.1: 1 to 70 `bchars`, the last no space.
-_BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+# The line of the first boundary, at the start or after another line, as any program may have written its line ends.
+_OPENING: Final = rb"(?:\A[\r\n]*|(\r?)\n)%b(?:(--)|[ \t]*(\r?)\n)"
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-# RFC 7578, section 4.7: senders should not encode; these three change nothing.
-_IDENTITY_ENCODINGS: Final = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 class MultipartReader:
     """Reads one body, in pieces of any size; a reader that refused once refuses for ever.
 
     content_type: the request's Content-Type header, or None. content_encoding: its Content-Encoding, or None.
-    Raises RequestError: UNSUPPORTED_MEDIA_TYPE for another type or any content encoding, INVALID_MULTIPART for a
+    Raises Fault: MEDIA_TYPE for another type or any content encoding, MALFORMED for a
     header without a usable boundary.
     """
 
@@ -121,7 +137,7 @@ class MultipartReader:
         limits: Limits = _NO_LIMITS,
     ) -> None:
         if content_encoding is not None:  # an encoded body could grow without bound when it is decoded
-            raise RequestError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+            raise Fault(FaultKind.MEDIA_TYPE)
         self._limits = limits
         self._max_file_bytes = max_file_bytes
         self._fields: list[tuple[str, str]] = []
@@ -131,21 +147,25 @@ class MultipartReader:
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._parts = self._fields_bytes = self._read_bytes = 0
-        self._begun = self._complete = False
-        self._failure: RequestError | None = None
-        self._parser = self._new_parser(_boundary(content_type))
+        self._in_headers = self._complete = False
+        self._failure: Fault | None = None
+        boundary = boundary_of(content_type)
+        self._first_line = f"--{boundary}".encode()
+        self._opening = re.compile(_OPENING % re.escape(self._first_line))
+        self._preamble: bytes | None = b""
+        self._parser = self._new_parser(boundary)
 
     def feed(self, data: bytes) -> None:
         """Read the next piece of the body.
 
-        Raises RequestError: FILE_TOO_LARGE as soon as the file is; INVALID_TYPE for a `file` without file name or
-        a file elsewhere; INVALID_VALUE for a second `file`; INVALID_MULTIPART for anything else.
+        Raises Fault: TOO_LARGE as soon as the file is; WRONG_TYPE for a `file` without file name or
+        a file elsewhere; REPEATED for a second `file`; MALFORMED for anything else, with what is as its subject.
         """
         if self._failure is not None:
             raise self._failure
         try:
             self._feed(data)
-        except RequestError as error:
+        except Fault as error:
             self._failure = error
             self._audio = None
             raise
@@ -153,27 +173,56 @@ class MultipartReader:
     def finish(self) -> Form:
         """The form, once the whole body was fed.
 
-        Raises RequestError(INVALID_MULTIPART) for a body that stops before its closing boundary, or what `feed`
+        Raises Fault(MALFORMED) for a body that stops before its closing boundary, or what `feed`
         raised.
         """
         if self._failure is not None:
             raise self._failure
+        if self._preamble is not None:
+            raise self._not_opened()
         if not self._complete:  # python-multipart's own `finalize` accepts a truncated body
-            raise _malformed()
+            raise Fault(FaultKind.MALFORMED, CLOSING)
         return Form(tuple(self._fields), self._audio, self._audio_type)
 
     def _feed(self, data: bytes) -> None:
         self._read_bytes += len(data)
-        if not self._begun:
-            # Some clients send a line break first. A longer preamble is legal but nobody's, and python-multipart
-            # reads it differently depending on how the body is cut into pieces.
-            data = data.lstrip(b"\r\n")
-            self._begun = bool(data)
+        if self._preamble is not None:
+            data = self._opened(self._preamble + data)
         if not self._parses(data):
-            raise _malformed()
-        limit = self._max_file_bytes + self._limits.framing_bytes
-        if self._read_bytes > limit:
-            raise _malformed(limit_body_bytes=limit)
+            raise self._part_headers_fault() if self._in_headers else Fault(FaultKind.MALFORMED, BOUNDARY_LINE)
+        if self._read_bytes > self._max_file_bytes + self._limits.framing_bytes:
+            raise self._too_large(self._read_bytes)
+
+    def _opened(self, seen: bytes) -> bytes:
+        """What the parser gets of the bytes seen so far: all from the first boundary on, that line without its blanks.
+
+        python-multipart reads a preamble differently depending on how the body is cut into pieces.
+        """
+        match = self._opening.search(seen, 0, self._limits.preamble_bytes)
+        if match is None:
+            if len(seen) >= self._limits.preamble_bytes:
+                raise self._not_opened()
+            self._preamble = seen
+            return b""
+        if b"" in (match[1], match[3]):
+            raise Fault(FaultKind.MALFORMED, LINE_END)
+        self._preamble = None
+        return self._first_line + (match[2] or b"\r\n") + seen[match.end() :]
+
+    def _not_opened(self) -> Fault:
+        numbers = {"limit_preamble_bytes": self._limits.preamble_bytes}
+        return Fault(FaultKind.MALFORMED, OPENING, numbers=numbers)
+
+    def _part_headers_fault(self) -> Fault:
+        numbers = {
+            "limit_headers": self._limits.part_headers,
+            "limit_header_bytes": self._limits.header_line_bytes,
+        }
+        return Fault(FaultKind.MALFORMED, PART_HEADERS, numbers=numbers)
+
+    def _too_large(self, read_bytes: int) -> Fault:
+        numbers = {"limit_bytes": self._max_file_bytes, "read_bytes": read_bytes}
+        return Fault(FaultKind.TOO_LARGE, AUDIO, numbers=numbers)
 
     def _parses(self, data: bytes) -> bool:
         # A value, not an exception: the parser's quotes the body, and would hang on to ours as its context.
@@ -204,9 +253,10 @@ class MultipartReader:
         return parser
 
     def _on_part_begin(self) -> None:
+        self._in_headers = True
         self._parts += 1
         if self._parts > self._limits.parts:
-            raise _malformed(limit_parts=self._limits.parts)
+            raise Fault(FaultKind.MALFORMED, PARTS, numbers={"limit_parts": self._limits.parts})
         self._part = _Part()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -221,26 +271,22 @@ class MultipartReader:
         self._header_value.clear()
         # A bare line feed would be a second header to a laxer reader, and a repeated one is a choice left to us.
         if _CONTROLS.search(value) or name in self._part.headers:
-            raise _malformed()
-        self._part.headers[name] = value
+            raise self._part_headers_fault()
+        self._part.headers[name] = value.decode("latin-1").strip(" \t")
 
     def _on_headers_finished(self) -> None:
+        self._in_headers = False
         part = self._part
-        disposition = _disposition(part.headers)
-        part.name = _field_name(disposition.get("name", ""), self._limits.name_bytes)
-        part.is_file = "filename" in disposition or "filename*" in disposition
-        if part.headers.get(b"content-transfer-encoding", b"binary").lower() not in _IDENTITY_ENCODINGS:
-            raise _malformed()
+        name, part.is_file = disposition_of(part.headers.get(b"content-disposition", ""))
+        part.name = field_name(name.encode("latin-1"), self._limits.name_bytes)
+        check_transfer_encoding(part.headers.get(b"content-transfer-encoding", ""))
         if (part.name == "file") is not part.is_file:
-            raise RequestError(ErrorCode.INVALID_TYPE, "file" if part.name == "file" else None)
+            raise Fault(FaultKind.WRONG_TYPE, AUDIO if part.name == "file" else None)
         if part.is_file:
-            self._begin_audio(part)
-
-    def _begin_audio(self, part: _Part) -> None:
-        if self._audio is not None:
-            raise RequestError(ErrorCode.INVALID_VALUE, "file")
-        self._audio = bytearray()
-        self._audio_type = _media_type(part.headers.get(b"content-type", b"").decode("latin-1"))
+            if self._audio is not None:
+                raise Fault(FaultKind.REPEATED, AUDIO)
+            self._audio = bytearray()
+            self._audio_type = media_type_of(part.headers.get(b"content-type", ""))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._part.is_file and self._audio is not None:
@@ -251,28 +297,27 @@ class MultipartReader:
     def _extend_audio(self, audio: bytearray, data: memoryview) -> None:
         read_bytes = len(audio) + len(data)
         if read_bytes > self._max_file_bytes:
-            numbers = {"limit_bytes": self._max_file_bytes, "read_bytes": read_bytes}
-            raise RequestError(ErrorCode.FILE_TOO_LARGE, "file", numbers=numbers)
+            raise self._too_large(read_bytes)
         audio += data
 
     def _extend_field(self, data: bytes) -> None:
         self._part.value += data
-        self._fields_bytes += len(data)
-        if len(self._part.value) > self._limits.field_bytes:
-            raise _malformed(limit_field_bytes=self._limits.field_bytes)
-        if self._fields_bytes > self._limits.fields_bytes:
-            raise _malformed(limit_fields_bytes=self._limits.fields_bytes)
+        limits = self._limits
+        is_recording = self._part.name.partition("[")[0] == RECORDINGS
+        self._fields_bytes += 0 if is_recording else len(data)
+        limit_bytes = limits.recording_bytes if is_recording else limits.field_bytes
+        if len(self._part.value) > limit_bytes:
+            raise Fault(FaultKind.MALFORMED, FIELD, numbers={"limit_field_bytes": limit_bytes})
+        if self._fields_bytes > limits.fields_bytes:
+            raise Fault(FaultKind.MALFORMED, FIELDS, numbers={"limit_fields_bytes": limits.fields_bytes})
 
     def _on_part_end(self) -> None:
-        if not self._part.is_file:
-            self._fields.append((self._part.name, _text(bytes(self._part.value))))
+        part = self._part
+        if not part.is_file:
+            self._fields.append((part.name, field_text(part.value, part.headers.get(b"content-type", ""))))
 
     def _on_end(self) -> None:
         self._complete = True
-
-
-def _malformed(**numbers: int) -> RequestError:
-    return RequestError(ErrorCode.INVALID_MULTIPART, numbers=numbers)
 
 
 def _mute_logger() -> logging.Logger:
@@ -281,62 +326,3 @@ def _mute_logger() -> logging.Logger:
     logger = logging.Logger("multipart", logging.CRITICAL + 1)  # noqa: LOG001
     logger.disabled = True
     return logger
-
-
-def _boundary(content_type: str | None) -> str:
-    kind, _, _ = (content_type or "").partition(";")
-    if kind.strip().lower() != "multipart/form-data":
-        raise RequestError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
-    boundary = _parameters((content_type or "")[len(kind) :]).get("boundary", "")
-    if not _BOUNDARY.fullmatch(boundary):
-        raise _malformed()
-    return boundary
-
-
-def _disposition(headers: dict[bytes, bytes]) -> dict[str, str]:
-    kind, semicolon, rest = headers.get(b"content-disposition", b"").decode("latin-1").partition(";")
-    if kind.strip().lower() != "form-data":
-        raise _malformed()
-    return _parameters(semicolon + rest)
-
-
-def _parameters(text: str) -> dict[str, str]:
-    """The parameters after a header's first value; a name given twice, or anything between them, is refused."""
-    parameters: dict[str, str] = {}
-    text, position = text.rstrip(" \t;"), 0
-    while position < len(text):
-        match = _PARAMETER.match(text, position)
-        if match is None or (name := match[1].lower()) in parameters:
-            raise _malformed()
-        quoted, plain = match[2], match[3]
-        parameters[name] = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-        position = match.end()
-    return parameters
-
-
-def _field_name(latin1: str, limit: int) -> str:
-    name = latin1.encode("latin-1")
-    if len(name) > limit:
-        raise _malformed(limit_name_bytes=limit)
-    if not name:
-        raise _malformed()
-    return _text(name)
-
-
-def _media_type(header: str) -> MediaType | None:
-    kind, semicolon, rest = header.partition(";")
-    name = kind.strip().lower()
-    if not _MEDIA_TYPE.fullmatch(name):
-        return None
-    try:
-        return MediaType(name, _parameters(semicolon + rest))
-    except RequestError:  # whoever needs them will say so; most media types are never looked at
-        return MediaType(name, None)
-
-
-def _text(data: bytes) -> str:
-    # RFC 7578, section 5.1.2: UTF-8 is what everyone sends. A strict decoder's error would carry the bytes along.
-    text = data.decode("utf-8", "replace")
-    if text.encode() != data:
-        raise _malformed()
-    return text

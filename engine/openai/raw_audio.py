@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from engine.errors import ErrorCode, RequestError
+from core.media.types import RawSamples
+from core.transcript.faults import AUDIO, Fault, FaultKind
 from engine.openai.multipart import Form
 from engine.openai.values import integer
-from engine.types import RawSamples
 
 USUAL_RATE_HZ: Final = "16000"
 _LITTLE_ENDIAN: Final = frozenset({"audio/pcm", "audio/raw"})
@@ -25,29 +25,34 @@ _BIG_ENDIAN: Final = frozenset({"audio/l16"})
 _PARAMETERS: Final = frozenset({"rate", "channels"})
 
 # From telephones to studios; more than two channels have no order that everybody agrees on.
-_rate = integer(8_000, 192_000)
-_channels = integer(1, 2)
+_RATE: Final = integer(8_000, 192_000)
+_CHANNELS: Final = integer(1, 2)
+RULE: Final = (
+    f"whole frames of signed 16-bit samples, and its content type may tell nothing but a `rate`, {_RATE.rule} (which "
+    f"`audio/L16` has to tell), and `channels`, {_CHANNELS.rule}, as in `audio/pcm; rate={USUAL_RATE_HZ}; channels=1`"
+)
+"""What raw audio must be."""
 
 
 def raw_samples(form: Form) -> RawSamples | None:
     """What the samples are; None for a file in a container.
 
-    Raises RequestError(INVALID_RAW_AUDIO) for a form that is not served, and for bytes that are no whole samples.
+    Raises Fault(MALFORMED) for a form that is not served, and for bytes that are no whole samples.
     """
     kind, audio = form.audio_type, form.audio
     if kind is None or audio is None or kind.name not in _LITTLE_ENDIAN | _BIG_ENDIAN or _is_wav(audio):
         return None
     samples = _declared(kind.parameters, big_endian=kind.name in _BIG_ENDIAN)
     if samples is None or len(audio) % samples.frame_bytes:
-        raise RequestError(ErrorCode.INVALID_RAW_AUDIO, "file")
+        raise Fault(FaultKind.MALFORMED, AUDIO)
     return samples
 
 
 def _declared(parameters: Mapping[str, str] | None, *, big_endian: bool) -> RawSamples | None:
     if parameters is None or not parameters.keys() <= _PARAMETERS:
         return None
-    rate_hz = _rate(parameters.get("rate", "" if big_endian else USUAL_RATE_HZ))
-    channels = _channels(parameters.get("channels", "1"))
+    rate_hz = _RATE.read(parameters.get("rate", "" if big_endian else USUAL_RATE_HZ))
+    channels = _CHANNELS.read(parameters.get("channels", "1"))
     return None if rate_hz is None or channels is None else RawSamples(rate_hz, channels, big_endian)
 
 

@@ -1,6 +1,7 @@
 """How one form value is read: text in, a typed value out, None where the text is not allowed.
 
-Readers return None instead of raising, since an exception of `float` or `json.loads` quotes the text it met.
+Readers return None instead of raising, since an exception of `float` or `json.loads` quotes the text it met. Each can
+say what it allows, so that what a caller is told of a range is the range.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Generic, TypeVar
 
-from engine.errors import ErrorCode, RequestError
+from core.transcript.faults import Fault, FaultKind, Subject
+from engine.openai.subjects import subject_of
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 E = TypeVar("E", bound=StrEnum)
-Reader = Callable[[str], T | None]
+
+LEAST_NORMAL: Final = 2.0**-126
+"""The smallest number that float32 holds with all its digits. What a model computes with is no finer, and divides by
+what it is given; whatever is nearer to zero is zero, as it is to processors that flush it."""
 
 # `x`, `x[]` and `x[0]` are an entry of the list x (OpenAI's SDK, curl users, PHP); `x[key]` is a member of x.
 _NAME: Final = re.compile(r"([A-Za-z_]+)(?:\[(\w*)\])?")
@@ -67,83 +72,129 @@ def _split(sent: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class One(Generic[T]):
+class Reader(Generic[T_co]):
+    """How a text is read, and what it must be for that.
+
+    read: None for a text that is not allowed. rule: how a sentence "... must be ..." ends; empty if all are allowed.
+    """
+
+    read: Callable[[str], T_co | None]
+    rule: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class One(Generic[T_co]):
     """A field that holds one value.
 
-    error: what a value that `read` does not allow is answered with.
+    error: what a value that the reader does not allow is answered with.
     unsupported: values that the API defines and we do not serve.
+    unset: values, in lower case, that say the same as not sending the field.
+    also: names that other servers have for the field.
     """
 
     name: str
-    read: Reader[T]
-    error: ErrorCode = ErrorCode.INVALID_VALUE
+    reader: Reader[T_co]
+    error: FaultKind = FaultKind.INVALID
     unsupported: frozenset[str] = frozenset()
+    unset: frozenset[str] = frozenset()
+    also: tuple[str, ...] = ()
 
-    def of(self, values: FormValues) -> T | None:
-        """The value sent, None if none was. Raises RequestError for one that is not allowed, or for two."""
-        texts = values.lists.get(self.name, ())
+    @property
+    def subject(self) -> Subject:
+        return subject_of(self.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that the field may be called."""
+        return (self.name, *self.also)
+
+    def of(self, values: FormValues) -> T_co | None:
+        """The value sent, None if none was. Raises Fault for one that is not allowed, or for two."""
+        texts = [text for name in self.names for text in values.lists.get(name, ())]
         if len(texts) > 1:
-            raise RequestError(ErrorCode.INVALID_VALUE, self.name)
-        return self.check(texts[0]) if texts else None
+            raise Fault(FaultKind.REPEATED, self.subject)
+        return self.check(texts[0]) if texts and texts[0].lower() not in self.unset else None
 
-    def check(self, text: str) -> T:
-        """The value of `text`. Raises RequestError for one that is not allowed."""
+    def check(self, text: str) -> T_co:
+        """The value of `text`. Raises Fault for one that is not allowed."""
         if text in self.unsupported:
-            raise RequestError(ErrorCode.UNSUPPORTED_VALUE, self.name)
-        value = self.read(text)
+            raise Fault(FaultKind.UNSUPPORTED_VALUE, self.subject)
+        value = self.reader.read(text)
         if value is None:
-            raise RequestError(self.error, self.name)
+            raise Fault(self.error, self.subject)
         return value
 
 
 @dataclass(frozen=True, slots=True)
-class Many(Generic[T]):
-    """A field that holds a list, each entry sent as a part of its own."""
+class Many(Generic[T_co]):
+    """A field that holds a list, each entry sent as a part of its own. unset: as of `One`, of each entry."""
 
     name: str
-    read: Reader[T]
-    error: ErrorCode = ErrorCode.INVALID_VALUE
+    reader: Reader[T_co]
+    error: FaultKind = FaultKind.INVALID
+    unset: frozenset[str] = frozenset()
 
-    def of(self, values: FormValues) -> tuple[T, ...]:
-        """The values sent, in order, repetitions left out. Raises RequestError for one that is not allowed."""
-        entry = One(self.name, self.read, self.error)
-        return tuple(dict.fromkeys(map(entry.check, values.lists.get(self.name, ()))))
+    @property
+    def subject(self) -> Subject:
+        return subject_of(self.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def of(self, values: FormValues) -> tuple[T_co, ...]:
+        """The values sent, in order, repetitions left out. Raises Fault for one that is not allowed."""
+        entry = One(self.name, self.reader, self.error)
+        texts = (text for text in values.lists.get(self.name, ()) if text.lower() not in self.unset)
+        return tuple(dict.fromkeys(map(entry.check, texts)))
 
 
-def text(value: str) -> str:
-    """Any text."""
-    return value
+TEXT: Final = Reader(str)
+"""Any text."""
 
-
-def boolean(value: str) -> bool | None:
-    """`true`, `1`, `on`, `yes` and their opposites, in any case."""
-    return _BOOLEANS.get(value.lower())
+BOOLEAN: Final = Reader(lambda text: _BOOLEANS.get(text.lower()), "`true` or `false`")
+"""`true`, `1`, `on`, `yes` and their opposites, in any case."""
 
 
 def choice(kind: type[E]) -> Reader[E]:
     """A reader of the values of `kind`, spelled exactly."""
-    return {member.value: member for member in kind}.get
+    allowed = {member.value: member for member in kind}
+    return Reader(allowed.get, listed(allowed, "or"))
 
 
 def integer(low: int, high: int) -> Reader[int]:
     """A reader of decimal integers from `low` to `high`."""
 
-    def read(value: str) -> int | None:
-        if not _INTEGER.fullmatch(value):
+    def read(text: str) -> int | None:
+        number = int(text) if _INTEGER.fullmatch(text) else None
+        return None if number is None or not low <= number <= high else number
+
+    return Reader(read, f"an integer from {low} to {high}")
+
+
+def number(low: float, high: float, *, least: float = 0.0) -> Reader[float]:
+    """A reader of decimal numbers from `low` to `high`; ASCII only, so neither `nan` nor `1_0`.
+
+    least: what a number above zero counts as that is smaller. What is read is 0, or normal in float32.
+    """
+
+    def read(text: str) -> float | None:
+        number = float(text) if _NUMBER.fullmatch(text) else None
+        if number is None or not low <= number <= high:
             return None
-        number = int(value)
-        return number if low <= number <= high else None
+        if 0.0 < number < least:
+            return least
+        return number if abs(number) >= LEAST_NORMAL else 0.0
 
-    return read
+    return Reader(read, f"a number from {written(low)} to {written(high)}")
 
 
-def number(low: float, high: float, *, above_low: bool = False) -> Reader[float]:
-    """A reader of decimal numbers from `low` (or above it) to `high`; ASCII only, so neither `nan` nor `1_0`."""
+def written(number: float) -> str:
+    """A bound as a person writes it: `0.00001`, not `1e-05`."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
 
-    def read(value: str) -> float | None:
-        if not _NUMBER.fullmatch(value):
-            return None
-        number = float(value)
-        return number if low <= number <= high and not (above_low and number == low) else None
 
-    return read
+def listed(names: Iterable[str], last: str = "and") -> str:
+    """Names of ours in a sentence: `a`, `b` and `c`."""
+    *others, final = (f"`{name}`" for name in names)
+    return f"{', '.join(others)} {last} {final}" if others else final

@@ -2,58 +2,102 @@
 
 Thresholds and ladder are those of OpenAI's `whisper/transcribe.py`: text that repeats itself (it compresses too well)
 or that the model itself finds unlikely is decoded again at the next temperature, and a segment that is both unlikely
-and probably not speech is dropped. In a stream nothing can be taken back: there a clip that loops is ended.
+and probably not speech is dropped. So is a clip decoded again of which no text remains although somebody speaks.
+
+People do repeat themselves, and then every temperature fails. What can be said in the time there was is believed; a
+loop that cannot is cut, as it is in a stream, where nothing can be taken back, and hearing goes on behind it
+(`engine.speech.unheard`).
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from engine.types import ClipTranscript, Segment
+from core.transcript.types import Segment
+from engine.speech.unheard import LEAST_S, keep, saying_s
+from engine.types import ClipTranscript
 
 LADDER = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
 MAX_NO_SPEECH_PROB = 0.6
 
+MAX_HASTE = 1.5
+"""Nobody speaks so much faster than people do, by `saying_s`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The transcript that was believed in the end, and how many times the clip was decoded again."""
+    """The transcript that was believed in the end, and how many times the clip was decoded again.
+
+    looped: whether it was cut in the middle of a loop, which its last segment is.
+    """
 
     transcript: ClipTranscript
     fallbacks: int
+    looped: bool = False
 
 
 async def decode_with_fallback(
-    decode: Callable[[float], Awaitable[ClipTranscript]], temperatures: Sequence[float]
+    decode: Callable[[float], Awaitable[ClipTranscript]], temperatures: Sequence[float], *, speech_s: float
 ) -> Outcome:
     """Decode one clip at one temperature after the other until its text can be believed.
 
-    decode: turns the clip into text at the temperature given. If every temperature fails, the likeliest of the
-    transcripts that do not repeat themselves is returned, or else the likeliest of all (as faster-whisper does).
+    decode: turns the clip into text at the temperature given. speech_s: how much of the clip is speech.
+    If every temperature fails, the likeliest text is returned: of those that the model finds likely, else of those that
+    do not repeat themselves (as faster-whisper does), else of all. If nobody can speak so fast, it ends where it loops.
     """
     doubtful: list[ClipTranscript] = []
     for temperature in temperatures:
         transcript = drop_silence(await decode(temperature))
-        if is_credible(transcript):
+        if is_credible(transcript, speech_s=speech_s):
             return Outcome(transcript, fallbacks=len(doubtful))
         doubtful.append(transcript)
-    steady = [transcript for transcript in doubtful if not repeats(transcript)]
-    return Outcome(max(steady or doubtful, key=avg_logprob), fallbacks=len(doubtful) - 1)
+    fallbacks = len(doubtful) - 1
+    texts = [transcript for transcript in doubtful if transcript.text.strip()] or doubtful
+    steady = [transcript for transcript in texts if not repeats(transcript)]
+    best = max([one for one in texts if is_likely(one)] or steady or texts, key=avg_logprob)
+    if saying_s(best.text) <= MAX_HASTE * speech_s:
+        return Outcome(best, fallbacks)
+    return _ended(best, fallbacks)
 
 
-def is_credible(transcript: ClipTranscript) -> bool:
-    """Whether a transcript needs no second attempt."""
-    return not repeats(transcript) and avg_logprob(transcript) >= MIN_AVG_LOGPROB
+def is_credible(transcript: ClipTranscript, *, speech_s: float = 0.0) -> bool:
+    """Whether a transcript of a clip with so much speech needs no second attempt."""
+    silent = speech_s > LEAST_S and not transcript.text.strip()
+    return not silent and not repeats(transcript) and is_likely(transcript)
+
+
+def is_likely(transcript: ClipTranscript) -> bool:
+    """Whether the model itself finds the text likely."""
+    return avg_logprob(transcript) >= MIN_AVG_LOGPROB
 
 
 def repeats(transcript: ClipTranscript) -> bool:
-    """Whether the text, or a window of it by the backend's own figure, compresses too well."""
+    """Whether the text loops, or it or a window of it by the backend's own figure compresses too well."""
     ratios = [compression_ratio(transcript.text), *(segment.compression_ratio for segment in transcript.segments)]
-    return max(ratios) > MAX_COMPRESSION_RATIO
+    return max(ratios) > MAX_COMPRESSION_RATIO or loops(transcript.text)
+
+
+def loops(text: str) -> bool:
+    """Whether a stream with this text would be ended."""
+    guard = RepetitionGuard()
+    guard.admit(text)
+    return guard.looping
+
+
+def _ended(transcript: ClipTranscript, fallbacks: int) -> Outcome:
+    """Cut a transcript where it loops, if it does."""
+    guard, kept = RepetitionGuard(), []
+    for segment in transcript.segments or (Segment(0.0, 0.0, transcript.text),):
+        kept.append(replace(segment, text=guard.admit(segment.text)))
+        if guard.looping:
+            text = "".join(segment.text for segment in kept)
+            return Outcome(replace(transcript, text=text, segments=tuple(kept)), fallbacks, looped=True)
+    return Outcome(transcript, fallbacks)
 
 
 def avg_logprob(transcript: ClipTranscript) -> float:
@@ -76,10 +120,12 @@ def is_silence(segment: Segment) -> bool:
 
 def drop_silence(transcript: ClipTranscript) -> ClipTranscript:
     """Return the transcript without the segments that are silence."""
-    spoken = tuple(segment for segment in transcript.segments if not is_silence(segment))
-    if len(spoken) == len(transcript.segments):
-        return transcript
-    return replace(transcript, text="".join(segment.text for segment in spoken), segments=spoken)
+    return keep(transcript, (segment for segment in transcript.segments if not is_silence(segment)))
+
+
+def finite(value: float, otherwise: float) -> float:
+    """Return a number that JSON has: models do answer NaN and infinity."""
+    return value if math.isfinite(value) else otherwise
 
 
 class RepetitionGuard:
@@ -95,21 +141,27 @@ class RepetitionGuard:
 
     def __init__(self) -> None:
         self._tail = ""
+        self._ending = False
         self.looping = False
 
     def admit(self, piece: str) -> str:
-        """Return the part of the next piece that may be passed on: up to where the text is seen to loop."""
+        """Return the part of the next piece that may be passed on: up to the end of the word where it loops."""
         for position, character in enumerate(piece):
+            self.looping = self.looping or (self._ending and not character.isalnum())
             if self.looping:
                 return piece[:position]
             self._tail = (self._tail + character)[-self.MAX_UNIT_CHARS * self.MIN_REPEATS :]
-            self.looping = self._loops()
+            if unit := self._unit():
+                self._ending = True
+                self.looping = unit.isalnum()  # no end of a word will come
         return piece
 
-    def _loops(self) -> bool:
+    def _unit(self) -> str:
+        """What the text repeats, nothing if it does not."""
         tail = self._tail
         longest = min(self.MAX_UNIT_CHARS, len(tail) // self.MIN_REPEATS)
-        return any(tail[-1] == tail[-1 - unit] and self._is_periodic(tail, unit) for unit in range(1, longest + 1))
+        lengths = (unit for unit in range(1, longest + 1) if tail[-1] == tail[-1 - unit])
+        return next((tail[-unit:] for unit in lengths if self._is_periodic(tail, unit)), "")
 
     def _is_periodic(self, tail: str, unit: int) -> bool:
         length = max(unit * self.MIN_REPEATS, self.MIN_LOOP_CHARS)

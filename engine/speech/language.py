@@ -1,4 +1,4 @@
-"""Which language does a file speak, and does it put spaces between words?
+"""Which language does a file speak?
 
 Whisper guesses from one clip, and the first one is often a jingle or a name. The probabilities of the first few clips
 are added up instead: a clip that is sure weighs more than one that is not.
@@ -15,9 +15,6 @@ VOTERS = 3
 UNHEARD = "en"
 """The language of a file without speech; OpenAI's API calls it `english` as well."""
 
-
-SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-"""Languages written without spaces between words, as in `split_to_word_tokens` of OpenAI's `whisper/tokenizer.py`."""
 
 OLDER_LANGUAGE = {"yue": "zh"}
 """Models before large-v3 have no token for Cantonese and were trained with it under Chinese."""

@@ -5,14 +5,27 @@ Only lengths and counts, never a time of day or a file's identity; telemetry dec
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One number of vLLM's own metrics. reason: why requests ended, for `vllm:request_success_total`."""
+
+    name: str
+    value: float
+    reason: str = ""
 
 
 class Observer(Protocol):
     """Is told what the pipeline counts; must not block."""
 
-    def file_heard(self, duration_s: float, *, took_s: float, output_tokens: int) -> None:
-        """A file of this length was transcribed to its end."""
+    def file_heard(self, duration_s: float, *, left_out_s: float, took_s: float, output_tokens: int) -> None:
+        """A file of this length was transcribed to its end. left_out_s: so much of it no backend heard: silence."""
+
+    def turn_heard(self, duration_s: float, *, waited_s: float, output_tokens: int) -> None:
+        """A turn of a live session became text, this long after it was over."""
 
     def file_not_decoded(self, reason: str) -> None:
         """A file did not become audio. reason: an `ErrorCode`, or `decoder_failed`."""
@@ -33,7 +46,7 @@ class Observer(Protocol):
         """A stream began whose clips would be decoded again where their text is doubtful, if it were no stream."""
 
     def loop_ended(self) -> None:
-        """A streamed clip began to repeat itself and was ended."""
+        """A text repeated itself faster than anybody speaks, or in a stream, and was ended; what is behind is heard."""
 
     def first_delta(self, waited_s: float) -> None:
         """A stream sent its first text this long after its work began."""
@@ -42,7 +55,8 @@ class Observer(Protocol):
 class Unobserved:
     """Counts nothing."""
 
-    def file_heard(self, duration_s: float, *, took_s: float, output_tokens: int) -> None: ...
+    def file_heard(self, duration_s: float, *, left_out_s: float, took_s: float, output_tokens: int) -> None: ...
+    def turn_heard(self, duration_s: float, *, waited_s: float, output_tokens: int) -> None: ...
     def file_not_decoded(self, reason: str) -> None: ...
     def clip_waited(self, waited_s: float) -> None: ...
     def clip_heard(self) -> None: ...

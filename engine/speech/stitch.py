@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from engine.speech.language import SPACELESS
+from core.transcript.languages import SPACELESS
+from core.transcript.types import Segment, Task, Transcript, Word
+from engine.speech.whisper import AUDIO_TOKENS_PER_S
 from engine.speech.words import place_words
-from engine.types import Clip, ClipTranscript, Segment, Task, Transcription, Word
-
-AUDIO_TOKENS_PER_S = 50
-"""Whisper's encoder makes 1500 frames of 30 s."""
+from engine.types import Clip, ClipTranscript
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +63,14 @@ class TextJoiner:
         self._clip_begun = False
 
 
-def stitch(clips: Sequence[HeardClip], *, task: Task, language: str, duration_s: float) -> Transcription:
+def stitch(clips: Sequence[HeardClip], *, task: Task, language: str, duration_s: float) -> Transcript:
     """Join the transcripts of a file's clips, which come in the order of the file.
 
     duration_s: of the whole file, silence included; audio tokens are counted over all of it. The prompt goes before
     every clip but is one text, so its tokens are counted once.
     """
     transcripts = [clip.transcript for clip in clips]
-    return Transcription(
+    return Transcript(
         task=task,
         language=language,
         duration_s=duration_s,

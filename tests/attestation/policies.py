@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attestation.signature import PolicyKey, signature_path
+from attestation.release.signature import PolicyKey, signature_path
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 KEY = PolicyKey(bytes(range(32)))

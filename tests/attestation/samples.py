@@ -6,34 +6,54 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from attestation.channel.keyconfig import GatewayKey
 from attestation.document import AttestationDocument
-from attestation.policy import InsecurePolicy, ModelPolicy, Policy, StatementPolicy
-from attestation.statement import EffectiveConfig, ModelIdentity, Statement, encode_statement, report_data
+from attestation.insecure import InsecurePolicy
+from attestation.policy import ModelPolicy, Policy, StatementPolicy
+from attestation.statement import (
+    Component,
+    EffectiveConfig,
+    LoadedModel,
+    ModelIdentity,
+    Statement,
+    encode_statement,
+    report_data,
+)
 from attestation.types import DeviceEvidence, Evidence, EvidenceKind, Nonce, StatementBytes
+from core.channel.kem import Kem
+from core.channel.keyconfig import GatewayKey
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 NONCE = Nonce(bytes(range(32)))
 OTHER_NONCE = Nonce(bytes(32))
 KEY = GatewayKey.generate(())
+PQ_KEY = GatewayKey.generate({KEY.config.key_id}, Kem.MLKEM768_X25519)
 NO_DEVICES = DeviceEvidence(b"")
 INSECURE_PREFIX = b"sottovoce insecure evidence v1\x00"
 
-CONFIG = EffectiveConfig(
-    backend="faster-whisper",
-    backend_arguments=("device=cpu",),
-    backend_attached=False,
-    log_level="info",
+RECOGNISER = Component(
+    "faster-whisper",
+    ("device=cpu",),
+    attached=False,
     plugins=(),
+    models=(LoadedModel("openai/whisper-large-v3", "ab" * 32),),
+)
+
+CONFIG = EffectiveConfig(
+    components=(RECOGNISER,),
+    log_level="info",
     api_keys_required=True,
     request_log=False,
     insecure_options=("insecure_evidence",),
+    evidence_from="insecure",
 )
+
+MEASURED: dict[str, Any] = {"insecure_options": (), "evidence_from": "configfs"}
+"""What `statement_with` takes for an engine on a machine that is measured."""
 
 STATEMENT = Statement(
     version=1,
     instance="3f2a",
-    ohttp_keys=(KEY.config,),
+    ohttp_keys=(PQ_KEY.config, KEY.config),
     not_after=int(NOW.timestamp()) + 3600,
     max_chunk_bytes=65_536,
     max_request_bytes=27_262_976,
@@ -45,14 +65,21 @@ STATEMENT = Statement(
 )
 
 STRICT_POLICY = Policy(
-    insecure=InsecurePolicy(accept=True),
-    statement=StatementPolicy(require_api_keys=True, backend_arguments=("device=cpu",)),
+    machine={EvidenceKind.INSECURE: InsecurePolicy(accept=True)},
+    statement=StatementPolicy(
+        require_api_keys=True, require_pq=True, arguments={RECOGNISER.name: RECOGNISER.arguments}
+    ),
     models=(ModelPolicy("openai/whisper-large-v3", ("ab" * 32,)),),
     digest="ef" * 32,
 )
 """Leaves nothing to skip but what cannot be checked without a TEE."""
 
 DEFAULT_POLICY = replace(STRICT_POLICY, statement=StatementPolicy(), models=())
+
+
+def hearing(**changes: Any) -> dict[str, Any]:
+    """What `statement_with` takes for a recogniser with other members."""
+    return {"components": (replace(RECOGNISER, **changes),)}
 
 
 def statement_with(**changes: Any) -> Statement:

@@ -21,23 +21,35 @@ from typing import Any
 from cryptography.x509 import ocsp as x509_ocsp
 
 from attestation import selftest
-from attestation.channel.keyconfig import GatewayKey, KeyConfig
+from attestation.collateral.roots import Roots
 from attestation.gpu import ocsp
 from attestation.gpu.abi import SIGNATURE_BYTES
 from attestation.gpu.chain import common_name
 from attestation.gpu.evidence import Architecture, DeviceAnswer, encode_devices
-from attestation.roots import Roots
 from attestation.selftest import SUITE, Case, Gpu, Piece, Sample, Suite, flipped
 from attestation.snp.abi import parse_report
 from attestation.snp.collateral import vek_key
-from attestation.statement import encode_statement, gpu_nonce, report_data
+from attestation.statement import ModelIdentity, encode_statement, gpu_nonce, report_data
 from attestation.types import CollateralKey, DeviceEvidence, EvidenceKind, Nonce, ReportData, StatementBytes
+from core.channel.keyconfig import GatewayKey, KeyConfig
 from tests.attestation.gpu import forge
 from tests.attestation.gpu.forge import GOOD_MEASUREMENTS, Machine, gpu_fields, manifest_key
-from tests.attestation.gpu.forge_rim import AUTHORITY, Party, ocsp_answer
-from tests.attestation.samples import INSECURE_PREFIX, NONCE, NOW, OTHER_NONCE, STATEMENT, statement_with
+from tests.attestation.gpu.forge_rim import AUTHORITY, ocsp_answer
+from tests.attestation.samples import (
+    INSECURE_PREFIX,
+    KEY,
+    MEASURED,
+    NONCE,
+    NOW,
+    OTHER_NONCE,
+    RECOGNISER,
+    STATEMENT,
+    hearing,
+    statement_with,
+)
 from tests.attestation.snp.forge import ForgedAmd
 from tests.attestation.tdx.forge import ForgedIntel, tcb_level
+from tests.pki import Party
 
 FILE = Path(selftest.__file__).with_name(selftest.DATA_FILE)
 
@@ -48,7 +60,9 @@ INTEL = ForgedIntel()
 NVIDIA = Machine.build(gpus=2)
 ROOTS = Roots(AMD.roots.snp, INTEL.roots.tdx, forge.ROOTS.gpu_device, forge.ROOTS.gpu_rim)
 
-HONEST = encode_statement(statement_with(insecure_options=()))
+SMALLER = ModelIdentity("openai/whisper-tiny", (), "cd" * 32)
+"""Accepted too, by its own name."""
+HONEST = encode_statement(statement_with(**MEASURED))
 NO_DEVICES = DeviceEvidence(b"")
 
 
@@ -146,10 +160,13 @@ def _engine_rules() -> tuple[str, ...]:
     return (
         "[statement]",
         "require_api_keys = true",
-        f"backend_arguments = {_array(STATEMENT.config.backend_arguments)}",
+        f"arguments = {{ {RECOGNISER.name} = {_array(RECOGNISER.arguments)} }}",
         "[[models]]",
         f"id = {json.dumps(model.id)}",
         f"weights_sha256 = {_array([model.weights_sha256])}",
+        "[[models]]",
+        f"id = {json.dumps(SMALLER.id)}",
+        f"weights_sha256 = {_array([SMALLER.weights_sha256])}",
     )
 
 
@@ -226,17 +243,28 @@ def _document_cases(blobs: Blobs) -> list[Case]:
 
 
 CONFESSIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "its backend is a process that it did not start": ("backend", {"backend_attached": True}),
+    "it hears through a process that it did not start": ("components", hearing(attached=True)),
     "it logs at level debug": ("log level", {"log_level": "debug"}),
     "it logs a line per request": ("request log", {"request_log": True}),
     "an insecure option is in force": ("options", {"insecure_options": ("insecure_evidence",)}),
-    "it loads other code into its backend": ("plugins", {"plugins": ("spy",)}),
-    "its backend was started with other arguments": ("backend arguments", {"backend_arguments": ("log=all",)}),
+    "its evidence is handed out by somebody unknown": ("evidence source", {"evidence_from": "insecure"}),
+    "it loads other code into what hears": ("plugins", hearing(plugins=("spy",))),
+    "what hears was started with other arguments": ("arguments", hearing(arguments=("log=all",))),
+    "something else hears too": ("arguments", {"components": (RECOGNISER, replace(RECOGNISER, name="spy"))}),
+    "what hears loaded other model weights": (
+        "models",
+        hearing(models=(replace(RECOGNISER.models[0], weights_sha256="00" * 32),)),
+    ),
     "it asks for no API key": ("api keys", {"api_keys_required": False}),
     "it serves other model weights": (
         "models",
         {"models": (replace(STATEMENT.models[0], weights_sha256="00" * 32),)},
     ),
+    "another model answers in its name": (
+        "models",
+        {"models": (replace(SMALLER, aliases=(STATEMENT.models[0].id,)),)},
+    ),
+    "its key is one that gives no secret": ("keys", {"ohttp_keys": (replace(KEY.config, public_key=bytes(32)),)}),
     "it offers only keys that we cannot seal to": ("keys", {"ohttp_keys": (KeyConfig(1, 0x7777, b"whatever", ()),)}),
     "its keys shall live for a year": ("lifetime", {"not_after": int((NOW + timedelta(days=365)).timestamp())}),
 }
@@ -245,7 +273,7 @@ CONFESSIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 def _statement_cases(blobs: Blobs) -> Iterator[Case]:
     for name, (check, changes) in CONFESSIONS.items():
-        statement = encode_statement(statement_with(**{"insecure_options": (), **changes}))
+        statement = encode_statement(statement_with(**{**MEASURED, **changes}))
         instead = {
             "statement": blobs.add(f"statement: {name}", statement),
             "snp report": blobs.add(f"snp report: {name}", AMD.report(_bound(statement))),
@@ -254,7 +282,7 @@ def _statement_cases(blobs: Blobs) -> Iterator[Case]:
 
 
 def _other_keys() -> StatementBytes:
-    return encode_statement(statement_with(insecure_options=(), ohttp_keys=(GatewayKey.generate(()).config,)))
+    return encode_statement(statement_with(**MEASURED, ohttp_keys=(GatewayKey.generate(()).config,)))
 
 
 _OLD, _NEWER = bytes([3, 0, 0, 0, 0, 0, 20, 200]), bytes([4, 0, 0, 0, 0, 0, 24, 220])

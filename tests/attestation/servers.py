@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from attestation.attester import EvidenceDesk
-from attestation.document import WELL_KNOWN_PATH, parse_nonce
-from attestation.http import Address, listening
+from attestation.document import WELL_KNOWN_PATH
+from attestation.guest.attester import EvidenceDesk
 from attestation.insecure import InsecureAttester
-from attestation.types import StatementBytes
+from attestation.types import StatementBytes, parse_nonce
+from core.program.http.listener import Address, listening
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -23,7 +24,7 @@ def constant_answer(status: int) -> web.Response:
 
 
 @asynccontextmanager
-async def attesting(statement: StatementBytes) -> AsyncIterator[str]:
+async def attesting(statement: StatementBytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """An engine that attests `statement` with development evidence; yields its URL."""
     desk = EvidenceDesk(InsecureAttester(), lambda: statement)
 
@@ -34,8 +35,8 @@ async def attesting(statement: StatementBytes) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get(WELL_KNOWN_PATH, attest)
-    async with listening(app, [LOOPBACK], error_response=constant_answer) as (address,):
-        yield f"http://{address}"
+    async with listening(app, [LOOPBACK], error_response=constant_answer, tls=tls) as (address,):
+        yield f"{'https' if tls else 'http'}://{address}"
 
 
 @dataclass

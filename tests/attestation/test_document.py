@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestation.document import MAX_COLLATERAL, MAX_DOCUMENT_BYTES, AttestationDocument, parse_document, parse_nonce
+from attestation.document import MAX_COLLATERAL, MAX_DOCUMENT_BYTES, AttestationDocument, parse_document
 from attestation.errors import EvidenceError
-from attestation.types import NONCE_BYTES, DeviceEvidence, Evidence, EvidenceKind, Nonce, StatementBytes
+from attestation.types import (
+    NONCE_BYTES,
+    DeviceEvidence,
+    Evidence,
+    EvidenceKind,
+    Nonce,
+    StatementBytes,
+    parse_nonce,
+)
 from tests.attestation.samples import attested
 
 GOOD: dict[str, Any] = json.loads(attested().encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,17 +15,20 @@ import attestation.fetch
 from attestation.document import MAX_DOCUMENT_BYTES, AttestationDocument
 from attestation.errors import EvidenceError, FetchError
 from attestation.fetch import fetch_document, parse_engine_url
-from attestation.http import open_session
 from attestation.statement import encode_statement, parse_statement
+from core.program.http.client import open_session
 from tests.attestation.samples import NONCE, STATEMENT, attested
 from tests.attestation.servers import attesting, http_answer, raw_server
+from tests.waiting import GIVE_UP_S
 
 GOOD = attested()
 
 
 @asynccontextmanager
 async def _session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with open_session(tls=None, loopback_only=True, connect_timeout_s=5, idle_timeout_s=5) as session:
+    async with open_session(
+        tls=None, loopback_only=True, connect_timeout_s=GIVE_UP_S, idle_timeout_s=GIVE_UP_S
+    ) as session:
         yield session
 
 
@@ -137,10 +141,10 @@ async def test_an_answer_that_breaks_off_or_is_none_is_told_and_not_quoted(answe
 
 
 async def test_a_port_where_nobody_listens_is_told() -> None:
-    async with raw_server(b"") as server:
-        url = server.url
-    with pytest.raises(FetchError, match="cannot be reached"):
-        await _fetch(url)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(FetchError, match="cannot be reached"):
+            await _fetch("http://{}:{}".format(*bound.getsockname()))
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "[2001:db8::1]", "0.0.0.0"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from structlog.testing import LogCapture
 
-from attestation.attester import Attester
 from attestation.errors import EvidenceError
+from attestation.guest.attester import Attester
 from attestation.insecure import WARNING, InsecureAttester, appraise, parse_report
 from attestation.types import CheckStatus, EvidenceKind, Nonce, ReportData
 from tests.attestation.samples import INSECURE_PREFIX

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from attestation.errors import EvidenceError
 from attestation.log import MAX_LOG_BYTES, NO_RECORD, AcceptedIdentity, IdentityLog, read_log, verify_log
-from attestation.rollback import MARKS_FILE
-from attestation.state import StateError
+from attestation.release.rollback import MARKS_FILE
 from attestation.types import EvidenceKind
+from core.errors import StateError
 from tests.attestation.samples import NONCE, NOW, STATEMENT
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 ENGINE = "https://engine.example"
 IDENTITY = AcceptedIdentity.of(
     ENGINE,
@@ -302,7 +302,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from attestation.log import IdentityLog
-from attestation.rollback import Mark, accept_newer
+from attestation.release.rollback import Mark, accept_newer
 from tests.attestation.test_log import IDENTITY, NOW, TURNS
 
 directory, me = Path(sys.argv[1]), sys.argv[2]

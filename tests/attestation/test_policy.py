@@ -14,11 +14,13 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 import attestation.policy
+from attestation.collateral.roots import VENDOR_ROOTS, Roots
 from attestation.errors import PolicyError
+from attestation.evidence import KINDS
+from attestation.insecure import InsecurePolicy
 from attestation.policy import (
     _TABLE_OF_ROOT,
     MAX_POLICY_BYTES,
-    InsecurePolicy,
     InsecureRoots,
     ModelPolicy,
     Policy,
@@ -27,12 +29,12 @@ from attestation.policy import (
     parse_policy,
     read_policy,
 )
-from attestation.roots import VENDOR_ROOTS, Roots
-from attestation.types import EvidenceKind
+from attestation.types import EvidenceKind, EvidenceSource
+from core.program.validation import Hex
 from tests.attestation.policies import SNP, release
 from tests.attestation.samples import DEFAULT_POLICY
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 MINIMAL = "version = 1\n[insecure]\naccept = true\n"
 
 
@@ -62,21 +64,34 @@ def test_every_key_is_read() -> None:
         max_lifetime_s = 60
         max_evidence_age_s = 61
         log_levels = ["debug"]
-        allow_attached_backend = true
+        allow_attached = ["vllm"]
         allow_request_log = true
         allow_options = ["allow_a"]
         allow_plugins = ["p"]
         require_api_keys = true
-        backend_arguments = ["device=cpu"]
+        require_pq = true
+        evidence_from = ["coco"]
+        arguments = {{ faster-whisper = ["device=cpu"] }}
         [[models]]
         id = "m"
         weights_sha256 = ["{"ab" * 32}"]
+        aliases = ["n"]
         """)
     )
     assert policy.statement == StatementPolicy(
-        60, 61, ("debug",), True, True, ("allow_a",), ("p",), True, ("device=cpu",)
+        60,
+        61,
+        ("debug",),
+        ("vllm",),
+        True,
+        ("allow_a",),
+        ("p",),
+        True,
+        True,
+        (EvidenceSource.COCO,),
+        {"faster-whisper": ("device=cpu",)},
     )
-    assert policy.models == (ModelPolicy("m", ("ab" * 32,)),)
+    assert policy.models == (ModelPolicy("m", ("ab" * 32,), ("n",)),)
 
 
 _REFUSED = {
@@ -92,13 +107,18 @@ _REFUSED = {
     "a lifetime of nothing": (MINIMAL + "[statement]\nmax_lifetime_s = 0", "statement.max_lifetime_s"),
     "a lifetime with a fraction": (MINIMAL + "[statement]\nmax_lifetime_s = 1.5", "statement.max_lifetime_s"),
     "a word for a list": (MINIMAL + '[statement]\nlog_levels = "info"', "statement.log_levels"),
+    "an unknown source of evidence": (MINIMAL + '[statement]\nevidence_from = ["agent"]', "statement.evidence_from.0"),
+    "no source of evidence": (
+        MINIMAL + "[statement]\nevidence_from = []",
+        "statement.evidence_from: must not be empty",
+    ),
     "a date": (MINIMAL + "[statement]\nmax_lifetime_s = 2026-01-01", "dates"),
     "a model without digests": (MINIMAL + '[[models]]\nid = "m"\nweights_sha256 = []', "models.0.weights_sha256"),
     "a digest that is none": (MINIMAL + '[[models]]\nid = "m"\nweights_sha256 = ["ab"]', "models.0.weights_sha256.0"),
     "a model named twice": (MINIMAL + f'[[models]]\nid = "m"\nweights_sha256 = ["{"ab" * 32}"]\n' * 2, "named twice"),
-    "no TOML": ("version = ", "policy: "),
-    "a key named twice": ("version = 1\nversion = 1", "policy: "),
-    "an endless number": ("version = " + "9" * 5000, "policy: "),
+    "no TOML": ("version = ", "policy: not TOML"),
+    "a key named twice": ("version = 1\nversion = 1", "policy: not TOML"),
+    "an endless number": ("version = " + "9" * 5000, "policy: not TOML"),
     "a bottomless array": ("version = " + "[" * 100_000, "nested too deeply"),
     "a file too long": ("#" * (MAX_POLICY_BYTES + 1), "longer than"),
 }
@@ -115,6 +135,12 @@ def test_a_file_that_is_not_utf_8_is_refused() -> None:
         parse_policy(b"\xff")
 
 
+def test_a_mistake_is_told_by_its_place_and_not_by_its_text() -> None:
+    with pytest.raises(PolicyError, match="not TOML at line 2, column") as refusal:
+        _parse("version = 1\nsecret = canary")
+    assert "canary" not in str(refusal.value)
+
+
 def test_every_fault_is_told_at_once() -> None:
     text = 'version = 2\nsurplus = 1\n[statement]\nlog_levels = 7\n[[models]]\nid = ""\n'
     with pytest.raises(PolicyError) as refusal:
@@ -127,7 +153,7 @@ def test_every_fault_is_told_at_once() -> None:
 
 def test_an_empty_policy_cannot_be_built() -> None:
     with pytest.raises(PolicyError, match="names no evidence"):
-        replace(DEFAULT_POLICY, insecure=None)
+        replace(DEFAULT_POLICY, machine={})
 
 
 # Evidence of machines and devices.
@@ -150,8 +176,7 @@ vbios_versions = ["96.00.A5.00.01"]
 def test_a_policy_may_name_both_kinds_of_machine_and_their_devices() -> None:
     policy = _parse(SNP + TDX + GPU)
     assert policy.kinds == {EvidenceKind.SNP, EvidenceKind.TDX}
-    assert policy.snp == _parse(SNP).snp
-    assert policy.tdx == _parse("version = 1\n" + TDX).tdx
+    assert policy.machine == {**_parse(SNP).machine, **_parse("version = 1\n" + TDX).machine}
     assert policy.gpu is not None
     assert policy.gpu.count == 1
     assert not policy.is_insecure
@@ -206,12 +231,14 @@ def test_faults_of_keys_and_of_tables_are_told_in_one_message() -> None:
 
 def test_contradictions_are_refused_however_the_policy_was_made() -> None:
     policy = _parse(SNP + GPU + _roots("snp", "gpu_rim"))
-    for changes in (
-        {"snp": None},
+    contradictory: tuple[dict[str, Any], ...] = (
+        {"machine": {}},
+        {"machine": {EvidenceKind.TDX: policy.machine[EvidenceKind.SNP]}},
         {"gpu": None},
-        {"insecure": InsecurePolicy(True)},
+        {"machine": {**policy.machine, EvidenceKind.INSECURE: InsecurePolicy(True)}},
         {"insecure_roots": InsecureRoots()},
-    ):
+    )
+    for changes in contradictory:
         with pytest.raises(PolicyError):
             replace(policy, **changes)
 
@@ -229,16 +256,12 @@ def test_the_vendors_roots_are_believed_unless_others_are_named() -> None:
 def test_every_root_can_be_replaced_and_has_its_table() -> None:
     names = {field.name for field in fields(Roots)}
     assert names == {field.name for field in fields(InsecureRoots)} == set(_TABLE_OF_ROOT)
-    assert set(_TABLE_OF_ROOT.values()) <= {field.name for field in fields(Policy)}
+    assert set(_TABLE_OF_ROOT.values()) <= {*KINDS, "gpu"}
 
 
 def test_a_release_has_an_aware_end() -> None:
     policy = _parse(SNP + release(7, "2027-01-31T23:59:59Z"))
     assert policy.release == Release(7, datetime(2027, 1, 31, 23, 59, 59, tzinfo=UTC))
-
-
-def test_every_kind_of_evidence_has_its_table_in_the_policy() -> None:
-    assert set(EvidenceKind) <= {field.name for field in fields(Policy)}
 
 
 def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
@@ -274,9 +297,11 @@ def test_the_defaults_that_are_written_down_are_those_of_the_code(place: str, ex
 
 def _keys() -> Iterator[str]:
     yield "version"
-    for table in fields(Policy):
-        if table.name != "digest":
-            yield from _keys_of(table.name, get_type_hints(Policy)[table.name])
+    for kind, rules in KINDS.items():
+        yield from _keys_of(kind, rules.policy)
+    for table, rules in get_type_hints(Policy).items():
+        if table not in ("machine", "digest"):
+            yield from _keys_of(table, rules)
 
 
 def _keys_of(place: str, kind: Any) -> Iterator[str]:
@@ -301,9 +326,48 @@ def test_the_docs_name_no_key_that_there_is_not() -> None:
     )
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_the_policies_in_the_docs_can_be_used(number: int) -> None:
-    assert _parse(re.findall(r"```toml\n(.*?)```", (ROOT / "docs/policy.md").read_text(), re.DOTALL)[number]).kinds
+def _policies_in_the_docs() -> Iterator[Any]:
+    for page in (ROOT / "docs/policy.md", *sorted((ROOT / "docs/clouds").glob("*.md"))):
+        for number, text in enumerate(re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)):
+            yield pytest.param(text, id=f"{page.stem} {number}")
+
+
+@pytest.mark.parametrize("text", list(_policies_in_the_docs()))
+def test_the_policies_in_the_docs_can_be_used(text: str) -> None:
+    assert _parse(text).kinds
+
+
+def _digits(kind: Any) -> Iterator[Hex]:
+    """The hexadecimal forms in an annotation."""
+    for part in get_args(kind):
+        yield from (part,) if isinstance(part, Hex) else _digits(part)
+
+
+def _hexadecimal_keys(place: str, kind: Any) -> Iterator[tuple[str, Hex]]:
+    if isinstance(kind, type) and is_dataclass(kind):
+        for name, inner in get_type_hints(kind, include_extras=True).items():
+            yield from _hexadecimal_keys(f"{place}.{name}", inner)
+    elif digits := list(_digits(kind)):
+        yield place, digits[0]
+    else:
+        for part in get_args(kind):
+            yield from _hexadecimal_keys(place, part)
+
+
+@pytest.mark.parametrize(
+    ("key", "digits"),
+    [
+        *(found for kind, rules in KINDS.items() for found in _hexadecimal_keys(kind, rules.policy)),
+        *(
+            found
+            for table, rules in get_type_hints(Policy, include_extras=True).items()
+            for found in _hexadecimal_keys(table, rules)
+        ),
+    ],
+)
+def test_the_docs_say_how_many_digits_a_key_has(key: str, digits: Hex) -> None:
+    (row,) = re.findall(rf"^\| `{key}` \| (.*?) \|", (ROOT / "docs/policy.md").read_text(), re.MULTILINE)
+    assert row.removeprefix("list of ") == f"{' or '.join(map(str, reversed(digits.lengths)))} hex digits"
 
 
 def test_the_development_policy_is_insecure_and_otherwise_the_default() -> None:

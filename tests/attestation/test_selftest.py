@@ -14,22 +14,22 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from attestation import selftest, selftest_cli
+from attestation import selftest
+from attestation.cli import selftest as selftest_cli
 from attestation.errors import EvidenceError, PolicyError, RefusedError
 from attestation.policy import parse_policy
 from attestation.selftest import Case, Outcome, Suite, flipped, parse_suite, run, shipped_suite
 from attestation.types import Check, CheckStatus, CollateralKind, failed, passed
-from attestation.verify import AttestationResult, verify
+from attestation.verification import AttestationResult, verify
 from tests.attestation import selftest_samples
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 PASSED, FAILED = 0, 1
 
 SHIPPED = shipped_suite()
@@ -142,7 +142,9 @@ def test_the_data_file_is_small_holds_no_private_key_and_nothing_that_no_case_us
 
 def test_the_wheel_takes_the_data_along() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel == {"packages": ["attestation", "engine", "proxy"]}  # whole directories, whatever the file's name
+    assert wheel == {
+        "packages": ["attestation", "core", "engine", "proxy", "sottovoce"]
+    }  # whole directories, whatever the file's name
     assert parse_suite(resources.files("attestation").joinpath("selftest.json").read_bytes()) == SHIPPED
 
 
@@ -175,7 +177,7 @@ def _laxer(*lines: str, without: str = "nothing") -> Suite:
 @pytest.mark.parametrize(
     ("suite", "wrong"),
     [
-        (_laxer("allow_attached_backend = true"), "SEV-SNP: its backend is a process that it did not start"),
+        (_laxer('allow_attached = ["faster-whisper"]'), "SEV-SNP: it hears through a process that it did not start"),
         (_laxer('log_levels = ["info", "debug"]'), "SEV-SNP: it logs at level debug"),
         (_laxer("max_lifetime_s = 31536000"), "SEV-SNP: its keys shall live for a year"),
         (_laxer(without="require_api_keys"), "SEV-SNP: it asks for no API key"),
@@ -424,6 +426,6 @@ def test_it_takes_less_than_two_seconds() -> None:
 
 
 def test_the_selftest_needs_nothing_of_the_tests() -> None:
-    program = "import attestation.selftest_cli, sys; print(*[name for name in sys.modules if name.startswith('tests')])"
+    program = "import attestation.cli.selftest, sys; print(*[name for name in sys.modules if name.startswith('tests')])"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=ROOT)
     assert done.stdout.strip() == b""

@@ -20,10 +20,13 @@ from attestation.statement import (
     combine_nonces,
     encode_statement,
     gpu_nonce,
+    live_keys_extension,
     parse_statement,
     report_data,
 )
 from attestation.types import DeviceEvidence, Nonce, StatementBytes
+from core.channel.kem import Kem
+from core.channel.keyconfig import GatewayKey
 from tests.attestation.samples import KEY, NONCE, OTHER_NONCE, STATEMENT, statement_with
 
 GOOD: dict[str, Any] = json.loads(encode_statement(STATEMENT))
@@ -50,6 +53,28 @@ def test_a_statement_is_read_back() -> None:
 def test_a_statement_without_options_is_read_back() -> None:
     bare = statement_with(receipt_key=None, tls_spki_sha256=None, extensions={}, models=())
     assert parse_statement(encode_statement(bare)) == bare
+
+
+def test_the_keys_of_live_sessions_are_read_back() -> None:
+    live = [GatewayKey.generate(()).config, GatewayKey.generate(()).config]
+    statement = statement_with(extensions=live_keys_extension(live))
+    assert parse_statement(encode_statement(statement)).live_keys == tuple(live)
+    assert (STATEMENT.live_keys, live_keys_extension([])) == ((), {})
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [None, 7, "", "AAAA", [GOOD["ohttp_keys"]], GOOD["ohttp_keys"] + "AAAA"],
+    ids=["null", "number", "empty", "no key", "list", "cut"],
+)
+def test_keys_of_live_sessions_that_are_none_are_refused(keys: object) -> None:
+    with pytest.raises(EvidenceError, match="extensions"):
+        _parse(_changed("extensions", {"live_keys": keys}))
+
+
+def test_a_live_key_given_twice_is_refused() -> None:
+    with pytest.raises(EvidenceError, match="twice"):
+        encode_statement(statement_with(extensions=live_keys_extension([KEY.config, KEY.config])))
 
 
 def _objects(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -117,7 +142,21 @@ _FAULTS: dict[str, tuple[str, object]] = {
     "a weights digest in capitals": ("models.0.weights_sha256", "AB" * 32),
     "a model without a name": ("models.0.id", ""),
     "an alias that a terminal obeys": ("models.0.aliases", ["\x1b[2J"]),
-    "an attachment neither true nor false": ("config.backend_attached", 0),
+    "an attachment neither true nor false": ("config.components.0.attached", 0),
+    "a component without a name": ("config.components.0.name", ""),
+    "a component's model without weights": ("config.components.0.models.0.weights_sha256", ""),
+    "a component twice": ("config.components", 2 * GOOD["config"]["components"]),
+    "a plugin twice": ("config.components.0.plugins", ["a", "b", "a"]),
+    "a loaded model twice": ("config.components.0.models", 2 * GOOD["config"]["components"][0]["models"]),
+    "an option twice": ("config.insecure_options", ["allow_a", "allow_a"]),
+    "a key twice": ("ohttp_keys", base64.b64encode(2 * base64.b64decode(GOOD["ohttp_keys"])).decode()),
+    "a model twice": ("models", 2 * GOOD["models"]),
+    "an alias twice": ("models", [{**GOOD["models"][0], "aliases": ["a", "a"]}]),
+    "an alias that is its model's name": ("models", [{**GOOD["models"][0], "aliases": [GOOD["models"][0]["id"]]}]),
+    "an alias that is another model's name": (
+        "models",
+        [GOOD["models"][0], {**GOOD["models"][0], "id": "another", "aliases": [GOOD["models"][0]["id"]]}],
+    ),
     "a TLS key digest too short": ("tls_spki_sha256", "ab"),
     "a receipt key too short": ("receipt_key", "aGk="),
     "a receipt key too long": ("receipt_key", base64.b64encode(bytes(33)).decode()),
@@ -141,7 +180,7 @@ def test_a_key_of_an_unknown_kem_is_kept_beside_ours() -> None:
     parsed = parse_statement(
         StatementBytes(json.dumps(_changed("ohttp_keys", base64.b64encode(keys).decode())).encode())
     )
-    assert [key.kem for key in parsed.ohttp_keys] == [KEY.config.kem, 0x7777]
+    assert [key.kem for key in parsed.ohttp_keys] == [*Kem, 0x7777]
 
 
 def test_a_statement_that_is_too_long_is_refused() -> None:

@@ -18,6 +18,7 @@ from openai.types.audio import TranscriptionVerbose
 from tests.clients.bodies import check_times, srt, vtt
 from tests.e2e.processes import RECORDING, SAID
 from tests.requirements import need
+from tests.waiting import GIVE_UP_S
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,9 @@ OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False",
 def outcomes(base_url: str) -> dict[str, Any]:
     need(PYTHON.exists(), "litellm in an environment of its own: `make clients`, with a registry")
     command = (str(PYTHON), str(CALLS), base_url, str(RECORDING))
-    output = subprocess.run(command, check=True, capture_output=True, timeout=120, env=os.environ | OFFLINE).stdout
+    output = subprocess.run(
+        command, check=True, capture_output=True, timeout=GIVE_UP_S, env=os.environ | OFFLINE
+    ).stdout
     found: dict[str, Any] = json.loads(output.splitlines()[-1])
     return found
 

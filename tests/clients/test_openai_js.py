@@ -16,6 +16,7 @@ from tests.clients.bodies import check_events, check_verbose, srt, vtt
 from tests.clients.conftest import ALIAS
 from tests.e2e.processes import RECORDING, SAID
 from tests.requirements import need, need_program
+from tests.waiting import GIVE_UP_S
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,7 @@ def outcomes(base_url: str) -> dict[str, Any]:
     need_program("node")
     need((HERE / "node_modules" / "openai").is_dir(), "the npm package openai: `make clients`, with npm and a registry")
     command = ("node", "calls.js", base_url, str(RECORDING))
-    output = subprocess.run(command, check=True, capture_output=True, cwd=HERE, timeout=60).stdout
+    output = subprocess.run(command, check=True, capture_output=True, cwd=HERE, timeout=GIVE_UP_S).stdout
     found: dict[str, Any] = json.loads(output)
     return found
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
 import pytest
 
 from engine.app import EngineParts, RunningEngine, running_engine
+from engine.backends.choose import Backend
 from engine.settings import EngineSettings
 from proxy.app import RunningProxy, running_proxy
 from proxy.settings import ProxySettings
@@ -92,13 +94,18 @@ def proxy_settings(engine_url: str, **options: Any) -> ProxySettings:
 
 @asynccontextmanager
 async def whole_path(
-    directory: Path, transcriber: FakeTranscriber | None = None, parts: EngineParts | None = None, **options: Any
+    directory: Path,
+    transcriber: FakeTranscriber | None = None,
+    parts: EngineParts | None = None,
+    *,
+    of_engine: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
 ) -> AsyncIterator[Whole]:
-    """Everything running; `options` are the proxy's settings."""
+    """Everything running; `options` are the proxy's settings, `of_engine` the engine's."""
     transcriber = transcriber or FakeTranscriber(script=scripted(TEXT))
-    parts = parts or EngineParts(transcriber=transcriber, decoder=FakeDecoder())
+    parts = parts or EngineParts(backend=Backend(transcriber), decoder=FakeDecoder())
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(running_engine(engine_settings(directory), parts))
+        engine = await stack.enter_async_context(running_engine(engine_settings(directory, **of_engine), parts))
         box = await stack.enter_async_context(middle(f"http://{engine.address}"))
         proxy = await stack.enter_async_context(running_proxy(proxy_settings(box.url, **options)))
         session = await stack.enter_async_context(aiohttp.ClientSession())

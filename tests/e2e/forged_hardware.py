@@ -4,13 +4,13 @@
 
     python -m tests.e2e.forged_hardware SOCKET sottovoce-engine serve ...
 
-Only the doors to the machine are replaced, configfs-tsm and NVML; the program behind them is as shipped. The answers
-come from the test over a Unix socket, since the keys that sign them are there.
+Only the doors to the machine are replaced, configfs-tsm and NVML; the program behind them is as shipped, but that it is
+not started again in isolation, which would put the doors back. The answers come from the test over a Unix socket, since
+the keys that sign them are there.
 """
 
 from __future__ import annotations
 
-import runpy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +20,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
-import attestation.devices
-import engine.app
+import attestation.guest.devices
+import attestation.guest.machine
 from attestation.types import Nonce
-from tests.attestation.fake_nvml import FakeNvml
-from tests.attestation.fake_tsm import FakeKernel
+from engine.commands import app
+from tests.attestation.guest.fake_nvml import FakeNvml
+from tests.attestation.guest.fake_tsm import FakeKernel
 
 
 class Hardware(Protocol):
@@ -73,10 +74,10 @@ def main() -> None:
     provider, table, gpus = ask("describe")
     kernel = partial(FakeKernel, sign=lambda inblob, _: ask("report", inblob), provider=provider, table=table)
     nvml = FakeNvml(partial(ask, "gpu_report"), partial(ask, "gpu_chain"), gpus=gpus) if gpus else None
-    vars(engine.app).update(ConfigfsTree=kernel)
-    vars(attestation.devices).update(open_nvml=lambda: nvml)
+    vars(attestation.guest.machine).update(ConfigfsTree=kernel)
+    vars(attestation.guest.devices).update(open_nvml=lambda: nvml)
     sys.argv = [program, *arguments]
-    runpy.run_path(program, run_name="__main__")
+    app()
 
 
 if __name__ == "__main__":

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
+from tests.places import ROOT
 from tests.requirements import need_program
+from tests.waiting import GIVE_UP_S
 
-ROOT = Path(__file__).parent.parent.parent
 CHECKPOINT = ROOT / "tests" / "checkpoints" / "nano" / "ct2"
 POLICY = ROOT / "examples" / "insecure-policy.toml"
 RECORDING = ROOT / "examples" / "hello.wav"
 SAID = (ROOT / "examples" / "hello.txt").read_text().strip()
-READY_TIMEOUT_S = 120.0
 
 
 @dataclass(slots=True)
@@ -41,15 +42,6 @@ class Program:
         return await self.process.wait()
 
 
-def free_port() -> int:
-    """A port that was free a moment ago; the programs under test refuse to share, so a clash is seen."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def unprivileged() -> tuple[str, ...]:
     """What to run a program under so that it may look no further, and can be looked into no less, than its user."""
     if os.getuid() != 0:
@@ -60,40 +52,60 @@ def unprivileged() -> tuple[str, ...]:
 
 @asynccontextmanager
 async def program(
-    name: str, arguments: Sequence[str], log: Path, *, port: int | None = None, prefix: Sequence[str] = ()
+    name: str,
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    prefix: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Program]:
-    """Run a console script with `--listen` and `--status-listen` on free ports; stopped when the context is left.
+    """Run a console script, which tells where it listens; stopped when the context is left.
 
-    prefix: a command to run it under, such as a tracer.
+    prefix: a command to run it under, such as a tracer. variables: beside ours.
     """
-    port, status_port = port or free_port(), free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SOTTOVOCE_")}
+    environment |= variables or {}
+    before = log.stat().st_size if log.exists() else 0
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *prefix,
             str(Path(sys.executable).with_name(name)),
             *arguments,
             "--listen",
-            f"127.0.0.1:{port}",
+            "127.0.0.1:0",
             "--status-listen",
-            f"127.0.0.1:{status_port}",
+            "127.0.0.1:0",
             stdout=output,
             stderr=output,
             cwd=ROOT,
             env=environment,
         )
-    running = Program(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{status_port}", log)
     try:
-        yield running
+        address, status_address = await _addresses(process, log, before)
+        yield Program(process, f"http://{address}", f"http://{status_address}", log)
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
 
 
-async def until_ready(running: Program, timeout_s: float | None = None) -> None:
+async def _addresses(process: asyncio.subprocess.Process, log: Path, offset: int) -> tuple[str, str]:
+    """What a program says of where it listens, in its log from `offset` on; nothing when it ends before."""
+    async with asyncio.timeout(GIVE_UP_S):
+        while True:
+            ended = process.returncode is not None
+            for line in log.read_bytes()[offset:].splitlines():
+                with suppress(ValueError, KeyError):
+                    said = json.loads(line)
+                    return said.get("address") or said["addresses"][0], said["status_address"]
+            if ended:
+                return "", ""
+            await asyncio.sleep(0.02)
+
+
+async def until_ready(running: Program, timeout_s: float = GIVE_UP_S) -> None:
     """Wait until the program's `/readyz` says so; fail at once when it ends."""
-    async with asyncio.timeout(timeout_s or READY_TIMEOUT_S), aiohttp.ClientSession() as session:
+    async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as session:
         while await _status(session, running.status_url + "/readyz") != 200:
             if running.process.returncode is not None:
                 raise AssertionError(running.printed().decode())
@@ -113,13 +125,13 @@ async def engine(
     log: Path,
     *options: str,
     evidence: Sequence[str] = ("--insecure-evidence",),
-    port: int | None = None,
     prefix: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
     wait: bool = True,
 ) -> AsyncIterator[Program]:
     """An engine with the nano checkpoint. evidence: how it attests itself. wait: until it is ready."""
     arguments = ("serve", *evidence, "--model", f"nano={CHECKPOINT}", *options)
-    async with program("sottovoce-engine", arguments, log, port=port, prefix=prefix) as running:
+    async with program("sottovoce-engine", arguments, log, prefix=prefix, variables=variables) as running:
         if wait:
             await until_ready(running)
         yield running

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from engine.app import EngineParts
+from engine.backends.choose import Backend
 from tests.e2e.conftest import TEXT, TRANSCRIPTIONS, Reply, Whole, form, whole_path
 from tests.engine.fakes import FakeTranscriber, scripted, speech
 
@@ -40,7 +41,7 @@ def zip_bomb() -> bytes:
 @pytest.fixture
 async def real_decoder(tmp_path: Path) -> AsyncIterator[Whole]:
     transcriber = FakeTranscriber(script=scripted(TEXT))
-    async with whole_path(tmp_path, transcriber, EngineParts(transcriber=transcriber)) as whole:
+    async with whole_path(tmp_path, transcriber, EngineParts(backend=Backend(transcriber))) as whole:
         yield whole
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import base64
 import io
 import json
-import logging
+import logging  # noqa: TID251 - what libraries log is looked at
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import structlog
 from aiohttp import web
 
-from attestation.program import LogFormat, LogLevel, configure_logging
+from core.program.logs import LogFormat, LogLevel, configure_logging
+from proxy.telemetry import SpanName
+from tests.core.program.collector import Collector, named
 from tests.e2e.conftest import TRANSCRIPTIONS, Whole, form, whole_path
 from tests.engine.fakes import FakeTranscriber, scripted, speech
 
@@ -132,6 +135,38 @@ async def test_the_scanner_finds_the_phrase_in_a_plaintext_run(scratch: Path) ->
     assert found(answer) == ["plain"]
     for name, encoded in {"base64": base64.b64encode(CANARY.encode()), "hex": CANARY.encode().hex().encode()}.items():
         assert name in found(encoded)
+
+
+async def test_what_a_collector_is_told_names_no_request(logs: io.StringIO, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    async with Collector().running() as of_engine, Collector().running() as of_proxy:
+        pushed = {"otlp_endpoint": of_engine.url}
+        options: dict[str, Any] = {"otlp_endpoint": of_proxy.url, "otlp_traces": True}
+        transcriber = FakeTranscriber(script=scripted(CANARY))
+        async with whole_path(model, transcriber, of_engine=pushed, **options) as whole:
+            for fields in ({}, {"stream": "true"}, {"language": WORD}):
+                await _send(whole, whole.url, **fields)
+            async with whole.session.get(
+                f"{whole.url}/v1/models/{WORD}", headers={"x-request-id": "r-4711"}
+            ) as response:
+                assert response.status == 404
+            whole.engine.state.telemetry.close_window()
+    assert "sottovoce_engine_clips_total" in of_engine.latest
+    assert "sottovoce_proxy_requests_total" in of_proxy.latest
+    assert of_engine.traces == []
+    names = {span.name for span in of_proxy.spans}
+    assert names == set(SpanName)
+    words = {name: value for span in of_proxy.spans for name, value in named(list(span.attributes)).items()}
+    assert words.keys() == {
+        "http.response.status_code", "sottovoce.engine", "sottovoce.outcome", "sottovoce.reason",
+    }  # fmt: skip
+    told = b"".join((*of_engine.bodies, *of_proxy.bodies))
+    assert found(told) == []
+    assert b"r-4711" not in told
+    elsewhere = logs.getvalue().encode() + bytes(whole.middle.wire)
+    ids = {each for span in of_proxy.spans for each in (span.trace_id, span.span_id)}
+    assert not any(each in elsewhere or each.hex().encode() in elsewhere for each in ids)
 
 
 async def test_an_error_of_the_engine_does_not_carry_the_phrase(logs: io.StringIO, tmp_path: Path) -> None:

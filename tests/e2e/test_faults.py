@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from engine.app import EngineParts, running_engine
+from engine.backends.choose import Backend
 from tests.e2e.conftest import TEXT, TRANSCRIPTIONS, Whole, engine_settings, form, whole_path
 from tests.engine.fakes import FakeDecoder, FakeTranscriber, scripted, speech
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that others make true."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - the condition is another program's to fulfil
-            await asyncio.sleep(0.01)
+from tests.engine.gateway import sealed_client
+from tests.waiting import until
 
 
 async def test_an_app_that_leaves_before_the_answer_stops_the_engines_work(tmp_path: Path) -> None:
@@ -61,7 +57,9 @@ async def test_an_engine_that_restarts_with_a_new_key_between_two_requests_is_ve
     (tmp_path / "next").mkdir()
     async with whole_path(tmp_path) as whole:
         assert (await whole.transcribe()).status == 200
-        parts = EngineParts(transcriber=FakeTranscriber(script=scripted("after the restart")), decoder=FakeDecoder())
+        parts = EngineParts(
+            backend=Backend(FakeTranscriber(script=scripted("after the restart"))), decoder=FakeDecoder()
+        )
         async with running_engine(engine_settings(tmp_path / "next"), parts) as restarted:
             whole.middle.engine_url = f"http://{restarted.address}"
             reply = await whole.transcribe()
@@ -137,3 +135,17 @@ async def test_a_request_id_of_the_app_comes_back(whole: Whole) -> None:
         session.get(whole.url + "/v1/models", headers=headers) as response,
     ):
         assert response.headers["x-request-id"] == "mine-42"
+
+
+async def test_an_app_that_sends_a_few_bytes_at_a_time_is_heard(whole: Whole) -> None:
+    """What the engine takes for an attack, a body in tiny pieces, the proxy makes of no app's writes."""
+    body = sealed_client.form(speech(2.0) + bytes(40_000), ("model", "nano"))
+
+    async def dripping() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 100):
+            yield body[start : start + 100]
+            await asyncio.sleep(0)
+
+    headers = dict([sealed_client.FORM])
+    async with whole.session.post(whole.url + TRANSCRIPTIONS, data=dripping(), headers=headers) as response:
+        assert (response.status, (await response.json())["text"]) == (200, TEXT)

@@ -13,7 +13,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,65 +20,35 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from attestation.collateral import Cache, Piece
 from attestation.gpu.evidence import DeviceAnswer
 from attestation.policy import INSECURE_ROOTS_WARNING
-from attestation.program import ExitCode
-from attestation.types import Collateral, CollateralKind, Nonce
-from proxy.app import running_proxy
-from proxy.trust import Outcome, Trust
+from attestation.types import Nonce
+from core.program.run import ExitCode
 from tests.attestation.gpu import forge
-from tests.attestation.gpu.forge import DRIVER, GPU_VBIOS, ROOTS
+from tests.attestation.gpu.forge import DRIVER
 from tests.attestation.snp.forge import MEASUREMENT, ForgedAmd
-from tests.attestation.tdx.forge import BODY, ForgedIntel
-from tests.e2e.conftest import TRANSCRIPTIONS, form, proxy_settings
+from tests.attestation.tdx.forge import ForgedIntel
+from tests.e2e.forged import (
+    AMD,
+    GPU_RULES,
+    GPUS,
+    INTEL,
+    SNP_RULES,
+    TDX_RULES,
+    attestation,
+    beside,
+    offline,
+    refusal,
+    transcribed,
+    written,
+)
 from tests.e2e.forged_hardware import answering
-from tests.e2e.processes import READY_TIMEOUT_S, RECORDING, SAID, Program, engine, proxy, until_ready
-from tests.proxy.waiting import until
+from tests.e2e.processes import SAID, Program, engine, proxy, until_ready
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
-NOW = datetime.now(UTC)
-AMD = ForgedAmd(now=NOW)
-INTEL = ForgedIntel(now=NOW)
-GPUS = forge.Machine.build(gpus=1)
 OTHER_NONCE = Nonce(bytes(range(32)))
-
-SNP_RULES = f"""
-[snp]
-measurements = ["{MEASUREMENT.hex()}"]
-[[snp.products]]
-name = "Milan"
-min_tcb = {{ bootloader = 4, tee = 0, snp = 24, microcode = 219 }}
-"""
-TDX_RULES = f"""
-[[tdx.hardware]]
-mr_td = "{BODY["mr_td"].hex()}"
-rtmr0 = "{BODY["rtmr0"].hex()}"
-[[tdx.code]]
-rtmr1 = "{BODY["rtmr1"].hex()}"
-rtmr2 = "{BODY["rtmr2"].hex()}"
-"""
-GPU_RULES = f"""
-[gpu]
-count = 1
-architectures = ["HOPPER"]
-driver_versions = ["{DRIVER}"]
-vbios_versions = ["{GPU_VBIOS}"]
-"""
-FORGED = {
-    "snp": AMD.roots.snp,
-    "tdx": INTEL.roots.tdx,
-    "gpu_device": ROOTS.gpu_device,
-    "gpu_rim": ROOTS.gpu_rim,
-}
-
-
-def written(path: Path, rules: str, *roots: str) -> Path:
-    """The file of a policy. roots: the vendors whose forgeries it believes."""
-    pins = [f"{name} = {sorted(FORGED[name])}\n" for name in roots]
-    path.write_text("version = 1\n" + rules + ("[insecure_roots]\n" + "".join(pins) if pins else ""))
-    return path
 
 
 @dataclass
@@ -109,41 +78,17 @@ class Forged:
         assert self.gpus is not None
         return self.gpus.answers(nonce)[0]
 
-    def collateral(self) -> Collateral:
-        """What the machine itself does not deliver."""
-        of_gpus = self.gpus.collateral(NOW) if self.gpus else {}
-        if isinstance(self.vendor, ForgedIntel):
-            return self.vendor.collateral() | of_gpus
-        report = self.vendor.report()
-        return {
-            key: data for key, data in self.vendor.collateral(report).items() if key.kind is CollateralKind.SNP_CRL
-        } | of_gpus
-
 
 @asynccontextmanager
 async def running(directory: Path, machine: Forged, policy: Path, *, wait: bool = True) -> AsyncIterator[Program]:
     """The engine's program on a machine, held to a policy. wait: until it is ready."""
-    cache = Cache(directory / "collateral")
-    for key, data in machine.collateral().items():
-        cache.put(key, Piece(data, NOW))
     (directory / "tsm").mkdir()
-    collateral = ("--collateral-dir", str(directory / "collateral"), "--offline-collateral")
+    collateral = beside(directory / "collateral", machine.vendor, machine.gpus)
     evidence = ("--tsm-path", str(directory / "tsm"), "--policy", str(policy), *collateral)
     prefix = (sys.executable, "-m", "tests.e2e.forged_hardware", str(directory / "hardware"))
     with answering(machine, directory / "hardware"):
         async with engine(directory / "engine", evidence=evidence, prefix=prefix, wait=wait) as behind:
             yield behind
-
-
-def offline(directory: Path) -> tuple[str, ...]:
-    """Of a proxy that knows nothing but what the engine delivers."""
-    return (
-        "--offline-collateral",
-        "--collateral-dir",
-        str(directory / "none"),
-        "--state-dir",
-        str(directory / "state"),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +100,6 @@ class Whole:
     engine: Program
     proxy: Program
     session: aiohttp.ClientSession
-
-
-async def attestation(session: aiohttp.ClientSession, front: Program) -> dict[str, Any]:
-    async with session.get(front.url + "/attestation") as response:
-        return dict(await response.json())
-
-
-async def transcribed(session: aiohttp.ClientSession, front: Program) -> tuple[int, dict[str, Any]]:
-    async with session.post(front.url + TRANSCRIPTIONS, data=form(RECORDING.read_bytes())) as response:
-        return response.status, await response.json()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -179,24 +114,6 @@ async def whole(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Whole
     ):
         await until_ready(front)
         yield Whole(machine, policy, behind, front, session)
-
-
-@asynccontextmanager
-async def asked(directory: Path, behind: Program, policy: Path) -> AsyncIterator[Trust]:
-    """What a proxy in this process makes of an engine, as soon as it has made up its mind."""
-    options: dict[str, Any] = {"policy": policy, "offline_collateral": True}
-    options |= {"collateral_dir": directory / "none", "state_dir": directory / "state"}
-    async with running_proxy(proxy_settings(behind.url, **options)) as front:
-        await until(lambda: front.trust.last_attempt)
-        yield front.trust
-
-
-async def refusal(directory: Path, behind: Program, policy: Path) -> dict[str, str]:
-    """The checks by which a proxy refuses an engine."""
-    async with asked(directory, behind, policy) as trust:
-        assert trust.last_attempt is not None
-        assert (trust.last_attempt.outcome, trust.is_ready) == (Outcome.REFUSED, False)
-        return {check.name: check.detail for check in trust.last_attempt.checks if check.failed}
 
 
 # --- SEV-SNP with a GPU
@@ -261,12 +178,15 @@ async def test_under_the_vendors_roots_the_engine_is_refused_and_gets_nothing(wh
 
 async def decided(session: aiohttp.ClientSession, front: Program) -> dict[str, Any]:
     """What a proxy says once it has asked its engine."""
-    async with asyncio.timeout(READY_TIMEOUT_S):
-        while True:
-            with suppress(aiohttp.ClientError):
-                if (report := await attestation(session, front))["last_attempt"]:
-                    return report
-            await asyncio.sleep(0.05)
+    report: dict[str, Any] = {}
+
+    async def has_asked() -> bool:
+        with suppress(aiohttp.ClientError):
+            report.update(await attestation(session, front))
+        return bool(report.get("last_attempt"))
+
+    await until(has_asked)
+    return report
 
 
 async def received_bytes(whole: Whole) -> str:

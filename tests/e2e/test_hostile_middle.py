@@ -7,7 +7,7 @@ import json
 import pytest
 from aiohttp import web
 
-from attestation.channel.ohttp import REQUEST_MEDIA_TYPE, RESPONSE_MEDIA_TYPE
+from core.channel.ohttp import REQUEST_MEDIA_TYPE, RESPONSE_MEDIA_TYPE
 from tests.e2e.conftest import TEXT, Whole
 from tests.e2e.middle import Message
 from tests.engine.fakes import speech

@@ -21,6 +21,7 @@ import pytest_asyncio
 from tests.e2e.conftest import TRANSCRIPTIONS, form
 from tests.e2e.processes import POLICY, RECORDING, SAID, Program, engine, proxy, until_ready
 from tests.requirements import need_program
+from tests.waiting import GIVE_UP_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -89,9 +90,9 @@ async def test_the_tools_show_what_was_verified(programs: Programs) -> None:
 
 
 async def test_a_worker_that_is_killed_costs_its_requests_and_comes_back(programs: Programs) -> None:
-    worker = _child(programs.engine.process.pid, "faster_whisper_worker")
+    worker = _child(programs.engine.process.pid, "faster_whisper.worker")
     os.kill(worker, signal.SIGKILL)
-    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+    async with asyncio.timeout(GIVE_UP_S), aiohttp.ClientSession() as session:
         while True:
             data = form(RECORDING.read_bytes())
             async with session.post(programs.proxy.url + TRANSCRIPTIONS, data=data) as response:
@@ -100,11 +101,12 @@ async def test_a_worker_that_is_killed_costs_its_requests_and_comes_back(program
                     break
                 assert response.status == 503
             await asyncio.sleep(0.1)
-    assert _child(programs.engine.process.pid, "faster_whisper_worker") != worker
+    assert _child(programs.engine.process.pid, "faster_whisper.worker") != worker
+    assert b'"process": "the faster-whisper worker"' in programs.engine.printed()
 
 
 async def test_no_process_of_the_engine_may_dump_core(programs: Programs) -> None:
-    pids = [programs.engine.process.pid, _child(programs.engine.process.pid, "faster_whisper_worker")]
+    pids = [programs.engine.process.pid, _child(programs.engine.process.pid, "faster_whisper.worker")]
     for pid in pids:
         limits = Path(f"/proc/{pid}/limits").read_text()
         assert re.search(r"Max core file size\s+0\s+0", limits)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import wave
@@ -17,7 +19,8 @@ import pytest
 
 from tests.e2e.conftest import TRANSCRIPTIONS, form
 from tests.e2e.processes import engine, proxy, unprivileged, until_ready
-from tests.engine.backends.real_vllm import LIMIT_S, VllmEngine
+from tests.engine.backends.vllm.real_vllm import LIMIT_S, VllmEngine
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,7 +75,7 @@ def descendants(pid: int) -> list[int]:
 def named(pid: int) -> str:
     """What a process runs; its command line is shown to everybody."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-    return next((word for word in command if word.startswith("engine.")), "the engine")
+    return next((word for word in command if word.startswith(("core.", "engine."))), "a program")
 
 
 def silence(path: Path, minutes: int) -> Path:
@@ -110,20 +113,25 @@ async def test_no_process_of_the_engine_can_be_looked_into_or_leaves_a_core(
         asking = asyncio.create_task(  # noqa: TID251 - cancelled below
             session.post(front.url + TRANSCRIPTIONS, data=form(recording.read_bytes()))
         )
-        async with asyncio.timeout(60):
-            # Another program's work is no event of ours.
-            while not (decoders := set(descendants(behind.process.pid)) - set(at_rest)):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        pids = [*at_rest, *decoders]
+
+        def stopped() -> list[int]:
+            """The decoder of the file, which is still there however long it takes to look at it."""
+            found = [pid for pid in descendants(behind.process.pid) if pid not in at_rest]
+            for pid in found:
+                os.kill(pid, signal.SIGSTOP)
+            return found
+
+        await until(stopped)
+        pids = descendants(behind.process.pid)
         names = [named(pid) for pid in pids]
         seen, limits = await asyncio.to_thread(readable, pids, unprivileged), [core_limits(pid) for pid in pids]
         asking.cancel()
     # The decoder of the file is forked by the server of decoders, and so called the same.
     assert sorted(names) == [
-        "engine.backends.faster_whisper_worker",
-        "engine.speech.decode_worker",
-        "engine.speech.decode_worker",
-        "the engine",
+        "core.media.worker",
+        "core.media.worker",
+        "engine.backends.faster_whisper.worker",
+        "engine.cli:main",
     ]
     assert seen == dict.fromkeys(pids, False)
     assert limits == [["0", "0"]] * len(pids)

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from engine.errors import BackendError, EngineError
-from engine.speech.frames import WINDOW_BYTES
-from engine.types import (
-    WINDOW_SAMPLES,
-    AudioBlock,
-    Clip,
-    ClipTranscript,
-    DecodingOptions,
-    RawSamples,
-    Segment,
-    TextDelta,
-)
+from core.errors import BackendError, CoreError
+from core.media.frames import WINDOW_BYTES
+from core.media.types import WINDOW_SAMPLES, AudioBlock, RawSamples
+from core.transcript.types import Segment, TokenLogprob, Word
+from engine.speech.observer import Sample
+from engine.speech.transcriber import Capabilities, Component
+from engine.types import Clip, ClipTranscript, DecodingOptions, Detail, TextDelta
 
 SPEECH = b"\xff"
 SILENCE = b"\x00"
@@ -65,7 +60,7 @@ class FakeDecoder:
         block_windows: int = 128,
         gate: Gate | None = None,
         fail_at: int | None = None,
-        failure: EngineError | None = None,
+        failure: CoreError | None = None,
     ) -> None:
         self._block_windows = block_windows
         self._gate = gate
@@ -74,11 +69,20 @@ class FakeDecoder:
         self.blocks = 0
         self.open_files = 0
         self.forms: list[RawSamples | None] = []
+        self.callers: list[Hashable] = []
+        self.kept_channels: list[bool] = []
 
     async def decode(
-        self, audio: bytes | bytearray | memoryview, raw: RawSamples | None = None
+        self,
+        audio: bytes | bytearray | memoryview,
+        raw: RawSamples | None = None,
+        *,
+        caller: Hashable = None,
+        keep_channels: bool = False,
     ) -> AsyncGenerator[AudioBlock, None]:
+        self.kept_channels.append(keep_channels)
         self.forms.append(raw)
+        self.callers.append(caller)
         file = bytes(audio)
         pcm = pcm_of(file)
         self.open_files += 1
@@ -158,15 +162,9 @@ class FakeTranscriber:
     )
     fail_after: int | None = None
     fail_after_words: int | None = None
-    failure: EngineError = field(default_factory=lambda: BackendError("the speech backend failed"))
-    kind: str = "fake"
-    attached: bool = False
-    arguments: tuple[str, ...] = ()
-    plugins: tuple[str, ...] = ()
-    word_timestamps: bool = True
-    logprobs: bool = False
-    sampling: frozenset[str] = frozenset()
-    slots: int = 4
+    failure: CoreError = field(default_factory=lambda: BackendError("the speech backend failed"))
+    component: Component = field(default_factory=lambda: Component("fake"))
+    capabilities: Capabilities = field(default_factory=lambda: Capabilities(slots=4))
     ready: bool = False
     live: int = 0
     most_live: int = 0
@@ -179,6 +177,9 @@ class FakeTranscriber:
 
     async def close(self) -> None:
         self.ready = False
+
+    async def metrics(self, model: str) -> tuple[Sample, ...]:
+        return ()
 
     async def languages(self, model: str, clip: Clip) -> Mapping[str, float]:
         self.asked_for_language.append(clip)
@@ -230,6 +231,49 @@ class FakeTranscriber:
         if self.transcripts:
             return self.transcripts(clip, options)
         return transcript_of(self.script(clip, options), clip, options)
+
+
+@dataclass
+class FakeAnalyser:
+    """Implements `engine.speech.analyser.ClipAnalyser`: finds one word and one token in everything.
+
+    looked: the transcripts that it was shown, with what was wanted. events: what was done, in order.
+    fail_at: the event at which it fails.
+    """
+
+    component: Component | None = None
+    adds: frozenset[Detail] = frozenset(Detail)
+    slots: int | None = None
+    fail_at: str = ""
+    ready: bool = False
+    looked: list[tuple[ClipTranscript, frozenset[Detail]]] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+
+    async def prepare(self) -> None:
+        self._do("prepare")
+
+    async def start(self) -> None:
+        self._do("start")
+        self.ready = True
+
+    async def close(self) -> None:
+        self._do("close")
+        self.ready = False
+
+    async def look(
+        self, model: str, clip: Clip, transcript: ClipTranscript, options: DecodingOptions, wanted: frozenset[Detail]
+    ) -> ClipTranscript:
+        self._do("look")
+        self.looked.append((transcript, wanted))
+        words = (Word(transcript.text, 0.1, 0.2),) if Detail.WORDS in wanted else ()
+        logprobs = (TokenLogprob(transcript.text, -0.5),) if Detail.LOGPROBS in wanted else ()
+        segments = tuple(replace(segment, words=words) for segment in transcript.segments)
+        return replace(transcript, segments=segments, logprobs=logprobs)
+
+    def _do(self, what: str) -> None:
+        self.events.append(what)
+        if what == self.fail_at:
+            raise BackendError(f"cannot {what}")
 
 
 def transcript_of(

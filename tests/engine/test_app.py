@@ -14,26 +14,31 @@ import pytest
 from structlog.testing import LogCapture
 
 from attestation.document import AttestationDocument, parse_document
-from attestation.errors import ChannelError
-from attestation.http import Address
 from attestation.insecure import parse_report
-from attestation.program import ExitCode
-from attestation.statement import Statement, parse_statement, report_data
+from attestation.statement import Component, LoadedModel, Statement, parse_statement, report_data
+from core.channel.kem import Kem
+from core.channel.keyconfig import GatewayKey
+from core.errors import ChannelError
+from core.program.http.listener import Address
+from core.program.run import ExitCode
 from engine import app as engine_app
-from engine.api_keys import ApiKey, ApiKeys, digest
+from engine.access.api_keys import ApiKey, ApiKeys, digest
+from engine.access.authority import KeyHolders
+from engine.access.key_file import edit_keys
 from engine.app import EngineParts, RunningEngine, running_engine, serve
-from engine.authority import KeyHolders
-from engine.backends.vllm import AttachedVllm
-from engine.endpoints import EngineState
-from engine.key_file import edit_keys
-from engine.keys import CLOCK_GRACE_S
+from engine.backends.choose import Backend, choose_backend
+from engine.backends.digest import weights_digest
+from engine.backends.vllm.transcriber import AttachedVllm
+from engine.backends.weights import FileWeights
+from engine.gateway.endpoints import EngineState
+from engine.gateway.keyring import CLOCK_GRACE_S
+from engine.gateway.outer import outer_error
 from engine.settings import MAX_REQUEST_BYTES, EngineSettings
 from engine.telemetry import Telemetry
-from engine.weights import weights_digest
-from tests.engine.backends.fake_vllm import FakeVllm
-from tests.engine.fake_application import NOW, Clock
+from tests.engine.backends.vllm.fake_vllm import FakeVllm
 from tests.engine.fakes import FakeDecoder, FakeTranscriber, speech
-from tests.engine.sealed_client import (
+from tests.engine.gateway.fake_application import NOW, Clock
+from tests.engine.gateway.sealed_client import (
     FORM,
     OpenedAnswer,
     OuterResponse,
@@ -43,8 +48,8 @@ from tests.engine.sealed_client import (
     form,
     opened,
     seal,
-    until,
 )
+from tests.waiting import until
 
 CANARY = "the canary sings at midnight"
 NONCE = "5a" * 32
@@ -72,7 +77,7 @@ def bench(tmp_path: Path) -> Bench:
     }
     settings = EngineSettings(**given)
     transcriber, clock = FakeTranscriber(), Clock()
-    return Bench(settings, transcriber, clock, EngineParts(transcriber, FakeDecoder(), clock=clock))
+    return Bench(settings, transcriber, clock, EngineParts(Backend(transcriber), FakeDecoder(), clock=clock))
 
 
 def changed(settings: EngineSettings, **changes: Any) -> EngineSettings:
@@ -117,7 +122,9 @@ async def test_a_stream_of_text_arrives_in_events(bench: Bench) -> None:
         answer = await ask(engine.address, await spoken(engine, ("stream", "true")))
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.content.endswith(b"data: [DONE]\n\n")
-    assert len(answer.content) % 256 == 0
+    filler, _, events = answer.content.partition(b"\n")
+    assert filler.startswith(b":pad 0")
+    assert len(events) % 256 == 0
 
 
 async def test_a_backend_that_dies_in_the_middle_of_a_stream_is_told_of(bench: Bench) -> None:
@@ -177,7 +184,7 @@ def keyed(bench: Bench, keys_file: Path) -> Bench:
 
 
 async def listed(engine: RunningEngine, *headers: tuple[str, str]) -> OpenedAnswer:
-    config = engine.ring.current(NOW).key.config
+    config = engine.ring.current(NOW).keys[0].key.config
     return await ask(engine.address, seal(config, method="GET", target="/v1/models", headers=headers))
 
 
@@ -208,7 +215,7 @@ async def test_a_request_without_a_key_is_refused_under_seal_before_its_body_has
 async def test_a_key_opens_the_engine_and_its_limit_closes_it(keyed: Bench) -> None:
     async with running(keyed) as engine:
         body = form(speech(2.0), ("model", "whisper-1"))
-        config = engine.ring.current(NOW).key.config
+        config = engine.ring.current(NOW).keys[0].key.config
         answer = await ask(engine.address, seal(config, body, headers=[FORM, KEYED]))
         assert (answer.status, counted(answer)) == (200, "2")
         assert [counted(await listed(engine, KEYED)) for _ in range(2)] == ["1", "0"]
@@ -216,11 +223,44 @@ async def test_a_key_opens_the_engine_and_its_limit_closes_it(keyed: Bench) -> N
     assert (refusal.status, counted(refusal), refusal.headers["retry-after"]) == (429, "0", "20")
 
 
+async def test_a_request_too_many_at_a_time_waits_for_its_turn(keyed: Bench, keys_file: Path) -> None:
+    write_keys(keys_file, ApiKey("newsroom", digest(SECRET), concurrent_requests=1))
+    keyed.transcriber.gate = asyncio.Event()
+    async with running(keyed) as engine, asyncio.TaskGroup() as group:
+        body = form(speech(2.0), ("model", "whisper-1"))
+        config = engine.ring.current(NOW).keys[0].key.config
+        requests = [seal(config, body, headers=[FORM, KEYED]) for _ in range(2)]
+        first = group.create_task(ask(engine.address, requests[0]))
+        await until(lambda: keyed.transcriber.live)
+        second = group.create_task(ask(engine.address, requests[1]))
+        await until(lambda: engine.application.admission.requests == 2)
+        keyed.transcriber.gate.set()
+        assert [(await first).status, (await second).status] == [200, 200]
+    assert keyed.transcriber.most_live == 1
+
+
+async def test_a_request_that_waited_in_vain_is_told_when_to_come_again(keyed: Bench, keys_file: Path) -> None:
+    write_keys(keys_file, ApiKey("newsroom", digest(SECRET), concurrent_requests=1))
+    keyed.transcriber.gate = asyncio.Event()
+    impatient = replace(keyed, parts=replace(keyed.parts, place_wait_s=0.01))
+    async with running(impatient) as engine, asyncio.TaskGroup() as group:
+        body = form(speech(2.0), ("model", "whisper-1"))
+        request = seal(engine.ring.current(NOW).keys[0].key.config, body, headers=[FORM, KEYED])
+        first = group.create_task(ask(engine.address, request))
+        await until(lambda: keyed.transcriber.live)
+        refusal = await listed(engine, KEYED)
+        assert refusal.status == 429
+        assert int(refusal.headers["retry-after"]) >= 1
+        keyed.transcriber.gate.set()
+        assert (await first).status == 200
+
+
 async def test_a_client_that_leaves_gives_its_place_back(keyed: Bench, keys_file: Path) -> None:
+    keyed.parts = replace(keyed.parts, place_wait_s=0.0)
     write_keys(keys_file, ApiKey("newsroom", digest(SECRET), concurrent_requests=1))
     async with running(keyed) as engine:
         body = form(speech(2.0), ("model", "whisper-1"))
-        request = seal(engine.ring.current(NOW).key.config, body, headers=[FORM, KEYED], chunk_bytes=64)
+        request = seal(engine.ring.current(NOW).keys[0].key.config, body, headers=[FORM, KEYED], chunk_bytes=1024)
         async with connected(engine.address) as connection:
             await connection.begin(request.path)
             await connection.send(request.header + b"".join(request.chunks[:-1]))
@@ -255,6 +295,7 @@ async def test_a_broken_file_keeps_the_old_keys_and_a_lost_one_too(
     keyed: Bench, keys_file: Path, log: LogCapture
 ) -> None:
     async with running(keyed) as engine:
+        log.entries.clear()
         keys_file.write_text(f'{SECRET} = "broken"')
         await until(lambda: log.entries)
         assert (await listed(engine, KEYED)).status == 200
@@ -295,17 +336,34 @@ async def test_the_statement_names_key_models_limits_and_the_effective_configura
     settings = changed(bench.settings, log_requests=True, log_level="warning", allow_unsandboxed_decoder=True)
     async with running(replace(bench, settings=settings)) as engine:
         _, statement = await attested(engine)
-        assert statement.ohttp_keys == (engine.ring.current(bench.clock.now).key.config,)
+        current = engine.ring.current(bench.clock.now)
+        assert statement.ohttp_keys == tuple(held.key.config for held in current.keys)
+        assert [config.kem for config in statement.ohttp_keys] == list(Kem)
     (model,) = statement.models
     ((_, path),) = settings.models
     assert (model.id, model.aliases, model.weights_sha256) == ("openai/whisper", ("whisper-1",), weights_digest(path))
     assert statement.max_request_bytes == MAX_REQUEST_BYTES
     assert statement.not_after == int(bench.clock.now) + settings.key_lifetime_s + settings.key_overlap_s
     config = statement.config
-    assert (config.backend, config.log_level, config.request_log) == ("fake", "warning", True)
+    assert (config.log_level, config.request_log) == ("warning", True)
+    assert config.components == (
+        Component("fake", (), attached=False, plugins=(), models=(LoadedModel(model.id, model.weights_sha256),)),
+    )
     assert set(config.insecure_options) == {"insecure_evidence", "allow_unsandboxed_decoder"}
     assert not config.api_keys_required
-    assert not config.backend_attached
+
+
+async def test_the_digest_of_a_model_is_that_of_what_is_held_of_it(
+    bench: Bench, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "model.bin").write_bytes(b"other weights")
+    ((name, path),) = bench.settings.models
+    chosen = replace(choose_backend(bench.settings), weights={name: FileWeights(elsewhere)})
+    monkeypatch.setattr(engine_app, "choose_backend", lambda _: chosen)
+    async with running(bench) as engine:
+        _, statement = await attested(engine)
+    assert statement.models[0].weights_sha256 == weights_digest(elsewhere) != weights_digest(path)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +393,59 @@ async def test_the_public_listener_shows_no_health_and_the_other_one_no_keys(ben
             assert (await get(engine.status_address, path)).status == 404
 
 
+@pytest.mark.parametrize("host", ["localhost", "10.1.2.3:8801", "[2001:db8::1]"])
+async def test_probes_by_address_are_answered(bench: Bench, host: str) -> None:
+    async with running(bench) as engine:
+        for path in ("/livez", "/readyz", "/healthz", "/metrics"):
+            async with connected(engine.status_address) as connection:
+                await connection.begin(path, method="GET", headers={"Host": host})
+                assert (await connection.response()).status == 200
+
+
+async def test_a_name_that_somebody_points_at_the_second_listener_reads_nothing(bench: Bench) -> None:
+    async with running(bench) as engine:
+        for path in ("/livez", "/readyz", "/healthz", "/metrics"):
+            async with connected(engine.status_address) as connection:
+                await connection.begin(path, method="GET", headers={"Host": "canary.example"})
+                response = await connection.response()
+            assert response.status == 403
+            assert b"canary" not in response.body
+            assert b"sottovoce_engine" not in response.body
+
+
+async def test_a_request_that_is_sealed_anew_under_its_idempotency_key_is_answered_as_before(bench: Bench) -> None:
+    async with running(bench) as engine:
+        config = engine.ring.current(NOW).keys[0].key.config
+        key = ("idempotency-key", "of mine")
+        answers = [
+            await ask(engine.address, seal(config, form(speech(2.0), ("model", "whisper-1")), headers=[FORM, key]))
+            for _ in range(2)
+        ]
+        other = seal(config, form(speech(1.0), ("model", "whisper-1")), headers=[FORM, key])
+        assert (await ask(engine.address, other)).status == 422
+    assert answers[0].content == answers[1].content
+    assert [answer.headers.get("idempotent-replay") for answer in answers] == [None, "true"]
+
+
 # --- keys over time
+
+
+async def test_without_ml_kem_the_engine_serves_x25519_alone_and_says_so(bench: Bench, log: LogCapture) -> None:
+    parts = replace(bench.parts, kems=(Kem.X25519_HKDF_SHA256,))
+    async with running(replace(bench, parts=parts)) as engine:
+        _, statement = await attested(engine)
+        assert (await ask(engine.address, await spoken(engine))).status == 200
+    assert [config.kem for config in statement.ohttp_keys] == [Kem.X25519_HKDF_SHA256]
+    assert "no_post_quantum_keys" in [entry["event"] for entry in log.entries]
+
+
+@pytest.mark.parametrize("kem", Kem)
+async def test_requests_to_a_key_of_either_kem_are_answered(bench: Bench, kem: Kem) -> None:
+    async with running(bench) as engine:
+        _, statement = await attested(engine)
+        (config,) = [config for config in statement.ohttp_keys if config.kem == kem]
+        body = form(speech(2.0), ("model", "whisper-1"))
+        assert (await ask(engine.address, seal(config, body, headers=[FORM]))).status == 200
 
 
 async def test_a_new_key_brings_a_new_statement_and_the_old_one_is_served_on(bench: Bench) -> None:
@@ -367,7 +477,7 @@ async def test_windows_close_by_the_timer(bench: Bench) -> None:
 
 
 def exposition(engine: RunningEngine) -> bytes:
-    return engine.state.telemetry.exposition()
+    return engine.state.telemetry.snapshot().exposition()
 
 
 async def test_a_model_servers_metrics_are_published_until_it_answers_no_more(
@@ -376,7 +486,7 @@ async def test_a_model_servers_metrics_are_published_until_it_answers_no_more(
     socket = tmp_path_factory.mktemp("vllm") / "api.sock"
     fake = FakeVllm(metrics='vllm:num_preemptions_total{model_name="canary"} 2.0\nvllm:canary 1.0\n')
     name, _ = bench.settings.models[0]
-    parts = replace(bench.parts, transcriber=AttachedVllm(name, uds=socket), window_s=0.01)
+    parts = replace(bench.parts, backend=Backend(AttachedVllm(name, uds=socket)), window_s=0.01)
     series = f'sottovoce_engine_vllm_preemptions_total{{model="{name}"}} 2.0'.encode()
     async with fake.listening(socket), running(replace(bench, parts=parts)) as engine:
         await until(lambda: series in exposition(engine))
@@ -416,58 +526,89 @@ async def test_a_timer_that_fails_once_goes_on(bench: Bench, log: LogCapture) ->
 # --- health
 
 
-def test_an_engine_is_ready_when_it_serves_its_backend_works_and_it_stays() -> None:
-    state = EngineState(FakeTranscriber(), Telemetry("fake"))
+async def test_an_engine_is_ready_when_it_serves_its_backend_works_and_it_stays(bench: Bench) -> None:
+    async with running(bench) as engine:
+        service = engine.state.service
+    state = EngineState(Backend(FakeTranscriber()), Telemetry("fake"))
     assert state.not_ready_because() == "starting"
-    state.serving = True
+    state.service = service
     assert state.not_ready_because() == "the speech backend is not ready"
-    state.transcriber = FakeTranscriber(ready=True)
+    state.backend = Backend(FakeTranscriber(ready=True))
     assert state.not_ready_because() is None
     state.draining = True
     assert state.not_ready_because() == "draining"
 
 
-async def test_an_engine_is_alive_but_not_ready_while_its_backend_starts(bench: Bench) -> None:
-    port = free_port()
-    loading = asyncio.Event()
+class SlowTranscriber(FakeTranscriber):
+    """A backend that starts when it is told to."""
 
-    class Slow(FakeTranscriber):
-        async def start(self) -> None:
-            await loading.wait()
-            await super().start()
+    def __init__(self) -> None:
+        super().__init__()
+        self.starting = asyncio.Event()
+        self.may_start = asyncio.Event()
 
-    bench = replace(
-        bench,
-        settings=changed(bench.settings, status_listen=f"127.0.0.1:{port}"),
-        parts=replace(bench.parts, transcriber=Slow()),
-    )
-    status = Address("127.0.0.1", port)
+    async def start(self) -> None:
+        self.starting.set()
+        await self.may_start.wait()
+        await super().start()
+
+
+def addresses_in(log: LogCapture) -> tuple[Address, Address]:
+    """Where an engine said that it listens."""
+    entry = next(entry for entry in log.entries if entry["event"] == "listening")
+    return Address.parse(entry["address"]), Address.parse(entry["status_address"])
+
+
+async def test_an_engine_listens_at_once_and_answers_503_until_it_serves(bench: Bench, log: LogCapture) -> None:
+    slow = SlowTranscriber()
+    bench = replace(bench, parts=replace(bench.parts, backend=Backend(slow)))
+    serving, stop = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        starting = group.create_task(_run_until_ready(bench))
-        while True:
-            try:
-                response = await get(status, "/readyz")
-                break
-            except ConnectionError:
-                await asyncio.sleep(0)
-        assert (response.status, response.body) == (503, b"starting\n")
+        group.create_task(_run_until(bench, serving, stop))
+        await slow.starting.wait()
+        public, status = addresses_in(log)
+        ready = await get(status, "/readyz")
+        assert (ready.status, ready.body) == (503, b"starting\n")
         assert (await get(status, "/livez")).status == 200
-        loading.set()
-        assert await starting == (200, b"ok\n")
+        for path in ("/.well-known/ohttp-gateway", f"/.well-known/sottovoce-attestation?nonce={NONCE}"):
+            assert await is_turned_away(await get(public, path))
+        async with connected(public) as connection:
+            await connection.post(seal(GatewayKey.generate(()).config))
+            assert await is_turned_away(await connection.response())
+        slow.may_start.set()
+        await serving.wait()
+        assert (await get(status, "/readyz")).status == 200
+        assert (await get(public, "/.well-known/ohttp-gateway")).status == 200
+        stop.set()
 
 
-async def _run_until_ready(bench: Bench) -> tuple[int, bytes]:
+async def is_turned_away(response: OuterResponse) -> bool:
+    return (response.status, response.body) == (503, outer_error(503).body) and response.headers["retry-after"] == "1"
+
+
+async def _run_until(bench: Bench, serving: asyncio.Event, stop: asyncio.Event) -> None:
+    async with running(bench):
+        serving.set()
+        await stop.wait()
+
+
+@pytest.mark.parametrize("setting", ["listen", "status_listen"])
+async def test_a_port_that_is_taken_is_told_before_anything_is_loaded(bench: Bench, setting: str) -> None:
     async with running(bench) as engine:
-        response = await get(engine.status_address, "/readyz")
-        return response.status, response.body
+        address = engine.address if setting == "listen" else engine.status_address
+        slow = SlowTranscriber()
+        settings = changed(bench.settings, **{setting: str(address)})
+        second = replace(bench, settings=settings, parts=replace(bench.parts, backend=Backend(slow)))
+        with pytest.raises(OSError, match=f"address already in use: 127.0.0.1 port {address.port}"):
+            async with running(second):
+                pass
+        assert not slow.starting.is_set()
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+async def test_port_0_is_whatever_port_was_free_and_told(bench: Bench, log: LogCapture) -> None:
+    async with running(bench) as engine:
+        assert 0 not in (engine.address.port, engine.status_address.port)
+        assert addresses_in(log) == (engine.address, engine.status_address)
 
 
 async def test_an_engine_whose_backend_is_restarted_is_not_ready_meanwhile(bench: Bench) -> None:
@@ -549,20 +690,11 @@ async def test_an_error_inside_ends_the_engine_at_once_and_as_itself(bench: Benc
     assert not bench.transcriber.ready
 
 
-async def test_an_address_in_use_is_an_oserror_and_leaves_nothing_open(bench: Bench) -> None:
-    async with running(bench) as engine:
-        taken = changed(bench.settings, listen=str(engine.address))
-        second = replace(bench, settings=taken, parts=replace(bench.parts, transcriber=FakeTranscriber()))
-        with pytest.raises(OSError, match="address already in use"):
-            async with running(second):
-                pass
-        assert not second.parts.transcriber.ready  # type: ignore[union-attr]
-
-
 async def test_serve_ends_on_a_signal_and_says_what_it_does(
     bench: Bench, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_app, "FasterWhisperTranscriber", lambda *_, **__: FakeTranscriber())
+    chosen = replace(choose_backend(bench.settings), transcriber=FakeTranscriber(), analysers=())
+    monkeypatch.setattr(engine_app, "choose_backend", lambda _: chosen)
     monkeypatch.setattr(engine_app, "AudioDecoder", _NoDecoder)
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(serve(bench.settings))
@@ -571,7 +703,7 @@ async def test_serve_ends_on_a_signal_and_says_what_it_does(
         os.kill(os.getpid(), signal.SIGTERM)
         assert await serving is ExitCode.ACCEPTED
     events = [entry["event"] for entry in log.entries]
-    assert events == ["insecure_evidence", "serving", "draining"]
+    assert events == ["listening", "insecure_evidence", "serving", "draining"]
 
 
 class _NoDecoder(FakeDecoder):

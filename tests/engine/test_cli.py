@@ -1,46 +1,48 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from attestation.program import ExitCode, project_version
-from engine.cli import app
-from engine.settings import EngineSettings
-from engine.weights import weights_digest
+from core.program.run import project_version
+from engine.cli import VARIABLES
+from tests.places import ROOT
 
-
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+SCRIPT = str(Path(sys.executable).with_name("sottovoce-engine"))
 
 
-def test_digest_prints_what_a_policy_must_name(tmp_path: Path) -> None:
-    (tmp_path / "model.bin").write_bytes(b"weights")
-    result = invoke("digest", str(tmp_path))
-    assert result.exit_code == ExitCode.ACCEPTED
-    assert result.stdout == f"{weights_digest(tmp_path)}\n"
+def test_nothing_of_weight_is_loaded_before_the_engine_is_isolated() -> None:
+    program = "import sys; before = set(sys.modules); import engine.cli; print(*sorted(set(sys.modules) - before))"
+    output = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, cwd=ROOT, text=True
+    ).stdout
+    loaded = set(output.split())
+    ours = {"core", "core.program", "core.program.isolation", "engine", "engine.cli"}
+    assert {name.partition(".")[0] for name in loaded - ours} <= set(sys.stdlib_module_names)
+    assert loaded.isdisjoint({"ssl", "_ssl", "hashlib", "_hashlib", "ctypes"})
 
 
-@pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
-def test_digest_of_no_model_is_a_usage_error(name: str, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_bytes(b"")
-    assert invoke("digest", str(tmp_path / name)).exit_code == ExitCode.USAGE
+@pytest.mark.parametrize("start", [[SCRIPT], [sys.executable, "-m", "engine.cli"], [sys.executable, "-I", SCRIPT]])
+def test_however_it_is_started_the_engine_finds_itself(start: list[str], tmp_path: Path) -> None:
+    ended = subprocess.run([*start, "--version"], check=True, capture_output=True, cwd=tmp_path, text=True)
+    assert (ended.stdout, ended.stderr) == (f"{project_version()}\n", "")
 
 
-def test_serve_without_settings_is_a_usage_error_that_names_all_faults() -> None:
-    result = invoke("serve", "--listen", "nowhere")
-    assert result.exit_code == ExitCode.USAGE
-    for flag in ("--listen", "--model", "--insecure-evidence"):
-        assert flag in result.stderr
+def test_the_engine_is_called_by_its_name_however_it_is_started() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "engine.cli", "serve"], check=False, capture_output=True, cwd=ROOT, text=True
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Usage: sottovoce-engine serve")
 
 
-@pytest.mark.parametrize("name", EngineSettings.model_fields)
-def test_serve_has_a_flag_for_every_setting(name: str) -> None:
-    assert f"--{name.replace('_', '-')}" in invoke("serve", "--help").stdout
-
-
-def test_version_is_that_of_the_distribution() -> None:
-    result = invoke("--version")
-    assert (result.exit_code, result.stdout) == (ExitCode.ACCEPTED, f"{project_version()}\n")
+def test_every_variable_that_reaches_the_engine_is_documented() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text().partition("### What of its environment")[2]
+    table = text.partition("\n### ")[0]
+    documented = {
+        name for line in table.splitlines() if line.startswith("| `") for name in re.findall("`(\\w+)`", line)
+    }
+    assert documented == {*VARIABLES, "SOTTOVOCE_"}

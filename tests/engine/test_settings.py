@@ -7,9 +7,10 @@ import pytest
 import typer
 from pydantic import ValidationError
 
-from attestation.program import load_settings
+from core.media.types import MAX_FILE_BYTES
+from core.program.settings import load_settings
 from engine.settings import MAX_REQUEST_BYTES, EngineSettings
-from engine.types import MAX_FILE_BYTES
+from engine.types import OpenAIName
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_variables_and_the_file_are_read(model: Path, tmp_path: Path, monkeypatc
     assert (settings.drain_s, settings.max_requests) == (7.0, 8)
 
 
-DANGEROUS = [name for name in EngineSettings.model_fields if "insecure" in name or "allow" in name]
+DANGEROUS = [name for name in EngineSettings.model_fields if {"insecure", "allow", "assume"} & set(name.split("_"))]
 
 
 @pytest.mark.parametrize("name", DANGEROUS)
@@ -174,3 +175,25 @@ def test_the_limits_are_those_of_the_wire() -> None:
 def test_memory_for_uploads_holds_at_least_the_largest(model: Path) -> None:
     with pytest.raises(ValidationError):
         settings_of(model=(f"a={model}",), insecure_evidence=True, max_upload_bytes=MAX_REQUEST_BYTES - 1)
+
+
+def test_openai_s_names_are_names_of_one_model(model: Path) -> None:
+    settings = settings_of(model=(f"a={model}",), alias=("b=a",), alias_openai="a", insecure_evidence=True)
+    names = {OpenAIName.WHISPER_1, OpenAIName.GPT_4O, OpenAIName.GPT_4O_MINI, OpenAIName.GPT}
+    assert dict(settings.aliases) == {"b": "a"} | dict.fromkeys(names, "a")
+
+
+def test_the_name_that_promises_speakers_is_there_where_they_are_told_apart(model: Path) -> None:
+    given = {"model": (f"a={model}",), "alias_openai": "a", "insecure_evidence": True}
+    assert OpenAIName.GPT_4O_DIARIZE not in settings_of(**given).openai_names
+    assert OpenAIName.GPT_4O_DIARIZE in settings_of(**given, speakers="channels").openai_names
+
+
+def test_openai_s_names_are_nobody_s_unless_asked_for(model: Path) -> None:
+    assert settings_of(model=(f"a={model}",), insecure_evidence=True).openai_names == ()
+
+
+def test_openai_s_names_cannot_be_given_twice_or_to_nobody(model: Path) -> None:
+    message = faults(model=[f"a={model}"], alias=["whisper-1=a"], alias_openai="b")
+    assert "--alias-openai: b is not served; the name whisper-1 is given twice" in message
+    assert "the name gpt-transcribe is given twice" in faults(model=[f"gpt-transcribe={model}"], alias_openai="a")

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from engine.app import _catalogue, _transcriber
+from engine.app import _catalogue
+from engine.backends.choose import Backend, choose_backend
+from engine.backends.weights import DirectoryWeights, FileWeights, Weights, held
 from engine.settings import BackendKind, EngineSettings
-from tests.engine.fakes import FakeTranscriber
+from engine.speech.transcriber import Component
+from engine.types import Detail
+from tests.engine.fakes import FakeAnalyser, FakeTranscriber
 
 
 def settings(model: Path, *, models: int = 1, backend: str = "vllm", **options: Any) -> EngineSettings:
@@ -51,14 +55,33 @@ def test_attaching_where_it_makes_no_sense_is_refused(tmp_path: Path, mistake: s
     ("chosen", "device"), [({}, "cpu"), ({"device": "cuda"}, "cuda"), ({"align_device": "cuda"}, "cuda")]
 )
 def test_a_vllm_of_our_own_comes_with_an_aligner(tmp_path: Path, chosen: dict[str, Any], device: str) -> None:
-    transcriber = _transcriber(settings(tmp_path, **chosen))
-    assert (transcriber.word_timestamps, transcriber.logprobs) == (True, True)
-    assert f"align_device={device}" in transcriber.arguments
+    backend = choose_backend(settings(tmp_path, **chosen))
+    assert backend.details == frozenset(Detail)
+    assert backend.components[1] == Component("aligner", (f"device={device}",))
 
 
 def test_a_vllm_that_is_attached_to_has_none(tmp_path: Path) -> None:
-    transcriber = _transcriber(settings(tmp_path, vllm_url="http://127.0.0.1:8000"))
-    assert (transcriber.word_timestamps, transcriber.logprobs) == (False, False)
+    backend = choose_backend(settings(tmp_path, vllm_url="http://127.0.0.1:8000"))
+    assert backend.details == frozenset()
+
+
+@pytest.mark.parametrize("backend", list(BackendKind))
+async def test_models_are_copied_unless_they_are_assumed_immutable(tmp_path: Path, backend: BackendKind) -> None:
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    for assumed in (False, True):
+        chosen = settings(tmp_path, models=2, backend=backend, assume_weights_immutable=assumed)
+        weights = choose_backend(chosen).weights
+        assert set(weights) == {"m0", "m1"}
+        assert weights["m0"] is weights["m1"], "one copy serves under both names"
+        async with held(weights.values()):
+            assert is_copied(weights["m0"], tmp_path) != assumed
+
+
+def is_copied(weights: Weights, source: Path) -> bool:
+    if isinstance(weights, DirectoryWeights):
+        return weights.directory != source
+    assert isinstance(weights, FileWeights)
+    return not (source / "model.bin").samefile(f"/proc/self/fd/{weights.files['model.bin']}")
 
 
 TUNING: dict[str, tuple[Any, str]] = {
@@ -72,8 +95,8 @@ TUNING: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", TUNING)
 def test_what_is_chosen_for_vllm_is_confessed_and_the_rest_stays_as_it_is(tmp_path: Path, name: str) -> None:
     value, argument = TUNING[name]
-    usual = set(_transcriber(settings(tmp_path, device="cuda")).arguments)
-    chosen = set(_transcriber(settings(tmp_path, device="cuda", **{name: value})).arguments)
+    usual = set(choose_backend(settings(tmp_path, device="cuda")).transcriber.component.arguments)
+    chosen = set(choose_backend(settings(tmp_path, device="cuda", **{name: value})).transcriber.component.arguments)
     assert chosen - usual == {argument}
     assert len(usual - chosen) == 1
 
@@ -107,12 +130,12 @@ def test_a_figure_that_vllm_cannot_work_with_is_refused(tmp_path: Path, beyond: 
 
 @pytest.mark.parametrize(("models", "share"), [(1, "0.9"), (2, "0.45"), (3, "0.3"), (4, "0.22")])
 def test_several_models_share_the_gpu(tmp_path: Path, models: int, share: str) -> None:
-    transcriber = _transcriber(settings(tmp_path, device="cuda", models=models))
-    assert f"--gpu-memory-utilization={share}" in transcriber.arguments
+    transcriber = choose_backend(settings(tmp_path, device="cuda", models=models))
+    assert f"--gpu-memory-utilization={share}" in transcriber.transcriber.component.arguments
 
 
-@pytest.mark.parametrize("able", [True, False])
-async def test_the_catalogue_says_what_the_backend_can(tmp_path: Path, able: bool) -> None:
-    backend = FakeTranscriber(word_timestamps=able, logprobs=able)
+@pytest.mark.parametrize("details", [frozenset(), frozenset({Detail.WORDS}), frozenset(Detail)], ids=len)
+async def test_the_catalogue_says_what_the_backend_can(tmp_path: Path, details: frozenset[Detail]) -> None:
+    backend = Backend(FakeTranscriber(), (FakeAnalyser(adds=details),))
     (model,) = (await _catalogue(settings(tmp_path), backend)).models
-    assert (model.word_timestamps, model.logprobs) == (able, able)
+    assert model.details == details

@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.app import ProxyParts, RunningProxy, running_proxy
+from proxy.app import RunningProxy, running_proxy
+from proxy.sender import ProxyParts
 from proxy.settings import ProxySettings
 from tests.proxy.fake_engine import FakeEngine
 

@@ -18,17 +18,19 @@ from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
-from attestation.attester import EvidenceDesk
-from attestation.channel.bhttp import Content, Event, RequestDecoder, RequestHead, ResponseEncoder, ResponseHead
-from attestation.channel.keyconfig import GatewayKey
-from attestation.channel.ohttp import RESPONSE_MEDIA_TYPE, RequestOpener, ResponseSealer
-from attestation.channel.padding import pad_event, response_padding
-from attestation.document import WELL_KNOWN_PATH, parse_nonce
-from attestation.errors import KeyMismatchError
-from attestation.http import Address, listening
+from attestation.document import WELL_KNOWN_PATH
+from attestation.guest.attester import EvidenceDesk
 from attestation.insecure import InsecureAttester
-from attestation.statement import EffectiveConfig, ModelIdentity, Statement, encode_statement
-from attestation.types import StatementBytes
+from attestation.statement import Component, EffectiveConfig, ModelIdentity, Statement, encode_statement
+from attestation.types import StatementBytes, parse_nonce
+from core.channel.bhttp import Content, Event, RequestDecoder, RequestHead, ResponseEncoder, ResponseHead
+from core.channel.gateway import WELL_KNOWN_GATEWAY_PATH
+from core.channel.kem import Kem
+from core.channel.keyconfig import KEYS_MEDIA_TYPE, GatewayKey, encode_key_configs
+from core.channel.ohttp import RESPONSE_MEDIA_TYPE, RequestOpener, ResponseSealer
+from core.channel.padding import pad_event, response_padding
+from core.errors import KeyMismatchError
+from core.program.http.listener import Address, listening
 
 TRANSCRIPT = "the quick brown fox"
 JSON_HEADERS = (("content-type", "application/json"),)
@@ -38,14 +40,12 @@ DONE_EVENT = b'data: {"type":"transcript.text.done","text":"the quick brown fox"
 DONE = b"data: [DONE]\n\n"
 
 CONFIG = EffectiveConfig(
-    backend="fake",
-    backend_arguments=(),
-    backend_attached=False,
+    components=(Component("fake", (), attached=False, plugins=(), models=()),),
     log_level="info",
-    plugins=(),
     api_keys_required=False,
     request_log=False,
     insecure_options=("insecure_evidence",),
+    evidence_from="insecure",
 )
 
 
@@ -181,11 +181,20 @@ def outer(status: int, **headers: str) -> Script:
     return Script(outer=lambda: web.Response(status=status, text="clear text canary", headers=headers))
 
 
+ANYWHERE = Address("127.0.0.1", 0)
+
+
 class FakeEngine:
     """Keys, statement and scripts. `rotate` replaces the key; the old one opens nothing any more."""
 
-    def __init__(self, lifetime_s: int = 3600, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        lifetime_s: int = 3600,
+        clock: Callable[[], float] = time.time,
+        told: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._clock = clock
+        self._told = told
         self.lifetime_s = lifetime_s
         self.key = GatewayKey.generate(())
         self.url = ""
@@ -196,15 +205,16 @@ class FakeEngine:
         self.attestation_failures: deque[int] = deque()
         self.attestation_gate = asyncio.Event()
         self.attestation_gate.set()
-        self.arrived = asyncio.Condition()
         self.statement_changes: dict[str, object] = {}
         self.config_changes: dict[str, object] = {}
         self.refuse_key = False
         self.drop_connections = False
         self.cancelled = asyncio.Event()
+        self.keys_status = 200
+        self.date: str | None = None
 
-    def rotate(self) -> None:
-        self.key = GatewayKey.generate({self.key.config.key_id})
+    def rotate(self, kem: Kem = Kem.X25519_HKDF_SHA256) -> None:
+        self.key = GatewayKey.generate({self.key.config.key_id}, kem)
 
     def statement(self) -> StatementBytes:
         statement = Statement(
@@ -221,11 +231,6 @@ class FakeEngine:
         )
         return encode_statement(replace(statement, **self.statement_changes))  # type: ignore[arg-type]
 
-    async def wait_for_requests(self, count: int) -> None:
-        """Return once so many inner requests have arrived whole or been answered."""
-        async with self.arrived:
-            await self.arrived.wait_for(lambda: len(self.received) >= count)
-
     async def _attest(self, request: web.Request) -> web.Response:
         self.attestations += 1
         await self.attestation_gate.wait()
@@ -234,7 +239,12 @@ class FakeEngine:
         desk = EvidenceDesk(InsecureAttester(), self.statement)
         document = await desk.document(parse_nonce(request.query.get("nonce")), request.remote or "")
         assert document is not None
+        self._told("attested")
         return web.Response(body=document.encode(), content_type="application/json")
+
+    async def _keys(self, _: web.Request) -> web.Response:
+        headers = {"Content-Type": KEYS_MEDIA_TYPE} | ({"Date": self.date} if self.date else {})
+        return web.Response(status=self.keys_status, body=encode_key_configs([self.key.config]), headers=headers)
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -248,7 +258,7 @@ class FakeEngine:
             assert request.transport is not None
             request.transport.abort()
         received = Received(outer_path=request.path, outer_headers=tuple(request.headers.items()))
-        await self._note(received)
+        self.received.append(received)
         script = self.scripts.popleft() if self.scripts else self.default
         if script.outer is not None:
             if script.after_upload:
@@ -287,18 +297,16 @@ class FakeEngine:
             elif isinstance(event, Content):
                 received.content += event.data
 
-    async def _note(self, received: Received) -> None:
-        async with self.arrived:
-            self.received.append(received)
-            self.arrived.notify_all()
-
     @asynccontextmanager
-    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeEngine]:
+    async def running(
+        self, tls: ssl.SSLContext | None = None, address: Address = ANYWHERE
+    ) -> AsyncIterator[FakeEngine]:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_get(WELL_KNOWN_PATH, self._attest)
         app.router.add_post("/ohttp/{digest}", self._post)
-        async with listening(
-            app, [Address("127.0.0.1", 0)], error_response=lambda status: web.Response(status=status), tls=tls
-        ) as (address,):
-            self.url = f"{'https' if tls else 'http'}://{address}"
+        app.router.add_get(WELL_KNOWN_GATEWAY_PATH, self._keys)
+        async with listening(app, [address], error_response=lambda status: web.Response(status=status), tls=tls) as (
+            bound,
+        ):
+            self.url = f"{'https' if tls else 'http'}://{bound}"
             yield self

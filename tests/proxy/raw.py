@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from attestation.http import Address
-from tests.proxy.waiting import GIVE_UP_S
+from core.program.http.listener import Address
+from tests.waiting import GIVE_UP_S
 
 
 @dataclass

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import json
+import logging  # noqa: TID251 - what libraries log is looked at
+import os
+import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -11,15 +14,18 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 import structlog
+from aiohttp import web
 from typer.testing import CliRunner
 
 from proxy.cli import app
-from tests.proxy.fake_engine import FakeEngine
+from tests.places import ROOT
+from tests.proxy.fake_engine import FakeEngine, Reply, Script
+from tests.waiting import until
 
 PROGRAM = (sys.executable, "-c", "from proxy.cli import main; main()")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +120,47 @@ async def test_a_refused_engine_is_ten_where_asked_for(engine: FakeEngine, polic
     engine.config_changes["log_level"] = "debug"
     async with started(*options(engine, policy), "--exit-if-refused") as process:
         assert await process.wait() == 10
+
+
+async def test_a_proxy_that_crashes_leaves_nothing_of_a_request_behind(
+    engine: FakeEngine, policy: Path, tmp_path: Path
+) -> None:
+    """A real SIGABRT while an upload and its API key are held; whether dumps are written here, `test_memory` shows."""
+    place = tmp_path / "place"
+    place.mkdir()
+    command = ("sh", "-c", 'ulimit -c unlimited && exec "$@"', "sh", *PROGRAM, *options(engine, policy))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = await asyncio.create_subprocess_exec(*command, cwd=place, env=environment, stdout=PIPE, stderr=PIPE)
+    try:
+        assert process.stderr is not None
+        while b'"serving"' not in (line := await process.stderr.readline()):
+            assert line
+        (address,) = json.loads(line)["addresses"]
+        engine.scripts.append(Script(play=_never))
+        async with asyncio.TaskGroup() as group, aiohttp.ClientSession(f"http://{address}") as app:
+            asking = group.create_task(_ask(app))
+            await until(lambda: engine.received and engine.received[0].complete)
+            limits = Path(f"/proc/{process.pid}/limits").read_text()
+            process.send_signal(signal.SIGABRT)
+            assert await process.wait() == -signal.SIGABRT
+            assert await asking is None
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+    assert list(place.iterdir()) == []
+
+
+async def _never(_: Reply) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def _ask(app: aiohttp.ClientSession) -> int | None:
+    headers = {"Authorization": "Bearer canary"}
+    try:
+        async with app.post("/v1/audio/transcriptions", data=b"canary" * 1000, headers=headers) as response:
+            return response.status
+    except aiohttp.ClientError:
+        return None

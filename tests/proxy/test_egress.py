@@ -1,4 +1,4 @@
-"""Which way out: a table, and the way itself."""
+"""An HTTP proxy on the way to the engine sees sealed requests, and of an engine behind TLS not even those."""
 
 from __future__ import annotations
 
@@ -9,59 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-import pytest
 from yarl import URL
 
-from proxy.app import ProxyParts
-from proxy.egress import proxy_for
-from proxy.tls import ServerTls
+from proxy.local.tls import ServerTls
+from proxy.sender import ProxyParts
 from tests.proxy.certificates import write_certificate
 from tests.proxy.conftest import StartProxy, url_of
 from tests.proxy.fake_engine import FakeEngine
-
-HTTPS = {"https_proxy": "http://proxy.example:3128"}
-
-
-@pytest.mark.parametrize(
-    ("url", "environ", "expected"),
-    [
-        ("https://engine.example", {}, None),
-        ("https://engine.example", HTTPS, "http://proxy.example:3128"),
-        ("https://engine.example", {"HTTPS_PROXY": "proxy.example:3128"}, "http://proxy.example:3128"),
-        ("https://engine.example", {"http_proxy": "http://proxy.example"}, None),
-        ("http://engine.example", {"HTTP_PROXY": "http://proxy.example"}, "http://proxy.example"),
-        ("https://engine.example", {"https_proxy": ""}, None),
-        ("https://localhost", HTTPS, None),
-        ("https://a.localhost", HTTPS, None),
-        ("https://127.0.0.1", HTTPS, None),
-        ("https://[::1]", HTTPS, None),
-        ("https://engine.example", HTTPS | {"no_proxy": "*"}, None),
-        ("https://engine.example", HTTPS | {"NO_PROXY": "other, engine.example"}, None),
-        ("https://engine.example", HTTPS | {"no_proxy": ".example"}, None),
-        ("https://engine.example", HTTPS | {"no_proxy": "*.example"}, None),
-        ("https://engine.example", HTTPS | {"no_proxy": "example"}, None),
-        ("https://engine.example", HTTPS | {"no_proxy": "ENGINE.EXAMPLE:443"}, None),
-        ("https://engine.example", HTTPS | {"no_proxy": "engine.example:80"}, "http://proxy.example:3128"),
-        ("https://engine.example", HTTPS | {"no_proxy": "ngine.example"}, "http://proxy.example:3128"),
-        ("https://10.1.2.3", HTTPS | {"no_proxy": "10.0.0.0/8"}, None),
-        ("https://11.1.2.3", HTTPS | {"no_proxy": "10.0.0.0/8"}, "http://proxy.example:3128"),
-        ("https://10.1.2.3", HTTPS | {"no_proxy": "10.1.2.3"}, None),
-        ("https://[2001:db8::1]", HTTPS | {"no_proxy": "2001:db8::/32"}, None),
-    ],
-)
-def test_the_way_out(url: str, environ: dict[str, str], expected: str | None) -> None:
-    found = proxy_for(url, environ)
-    assert (found or "").rstrip("/") == (expected or "")
-
-
-@pytest.mark.parametrize("proxy", ["socks5://proxy.example", "http://"])
-def test_what_is_no_http_proxy_is_refused_and_not_quoted(proxy: str) -> None:
-    with pytest.raises(ValueError, match="HTTPS_PROXY is not") as caught:
-        proxy_for("https://engine.example", {"https_proxy": proxy})
-    assert "proxy.example" not in str(caught.value)
-
-
-# Through it
 
 NAME = "engine.invalid"
 """Of the engine: no resolver knows it, so nobody but the HTTP proxy can lead there."""
@@ -70,8 +24,8 @@ NAME = "engine.invalid"
 class HttpProxy:
     """Passes all that comes to one engine, whatever name it is asked for; keeps what was said to itself."""
 
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = URL(engine.url)
+    def __init__(self, engine_url: str) -> None:
+        self._engine = URL(engine_url)
         self.url = ""
         self.heard = bytearray()
 
@@ -119,7 +73,7 @@ async def ask(proxy_url: str) -> int:
 async def test_attestation_and_requests_pass_through_the_http_proxy(
     start_proxy: StartProxy, engine: FakeEngine
 ) -> None:
-    async with HttpProxy(engine).running() as way:
+    async with HttpProxy(engine.url).running() as way:
         parts = ProxyParts(environ={"http_proxy": way.url})
         async with start_proxy(parts, engine=f"http://{NAME}:8800", insecure_remote_engine=True) as proxy:
             assert await ask(url_of(proxy)) == 200
@@ -135,7 +89,7 @@ async def test_attestation_and_requests_pass_through_the_http_proxy(
 async def test_to_an_engine_behind_tls_the_http_proxy_only_connects(start_proxy: StartProxy, tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     write_certificate(cert, key, NAME)
-    async with FakeEngine().running(ServerTls(cert, key).context) as engine, HttpProxy(engine).running() as way:
+    async with FakeEngine().running(ServerTls(cert, key).context) as engine, HttpProxy(engine.url).running() as way:
         parts = ProxyParts(environ={"https_proxy": way.url})
         settings = {"engine": f"https://{NAME}", "insecure_remote_engine": True, "ca_file": cert}
         async with start_proxy(parts, **settings) as proxy:

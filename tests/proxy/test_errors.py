@@ -32,9 +32,12 @@ def test_refused_attestation_and_protocol_errors_forbid_a_retry(code: ErrorCode)
     assert ProxyError(code).headers()["x-should-retry"] == "false"
 
 
-def test_the_size_limit_is_told_in_openais_words() -> None:
-    error = json.loads(ProxyError(ErrorCode.FILE_TOO_LARGE, numbers={"limit_bytes": 26_214_400}).body())["error"]
-    assert error["message"] == "Maximum content size limit (26214400) exceeded"
+@pytest.mark.parametrize(("limit_bytes", "told"), [(7, 7), (26_214_400, 26_214_400), (27_262_976, 26_214_400)])
+def test_the_size_limit_is_told_in_openais_words_and_is_no_more_than_that_of_a_file(
+    limit_bytes: int, told: int
+) -> None:
+    error = ProxyError(ErrorCode.FILE_TOO_LARGE, numbers={"limit_bytes": limit_bytes})
+    assert json.loads(error.body())["error"]["message"] == f"Maximum content size limit ({told}) exceeded"
 
 
 def test_retry_after_is_a_whole_number_of_at_least_one_second() -> None:
@@ -51,7 +54,7 @@ def test_a_missing_token_is_told_how_to_be_shown() -> None:
     [
         (400, ErrorCode.INVALID_REQUEST),
         (404, ErrorCode.NOT_FOUND),
-        (405, ErrorCode.NOT_FOUND),
+        (405, ErrorCode.METHOD_NOT_ALLOWED),
         (417, ErrorCode.EXPECTATION_FAILED),
         (431, ErrorCode.INVALID_REQUEST),
         (500, ErrorCode.INTERNAL_ERROR),

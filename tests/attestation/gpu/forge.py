@@ -22,21 +22,18 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
 
+from attestation.collateral.roots import Roots, fingerprint
 from attestation.gpu import ocsp
-from attestation.gpu.abi import Field
 from attestation.gpu.evidence import Architecture, DeviceAnswer, encode_devices
+from attestation.gpu.opaque import Field
 from attestation.gpu.policy import GpuPolicy, Mode, SwitchPolicy
-from attestation.roots import Roots, fingerprint
 from attestation.types import CollateralKey, CollateralKind, DeviceEvidence, Nonce
-from tests.attestation.gpu.forge_rim import AUTHORITY, END, NOW, START, Party, ocsp_answer, raw_signature, sign, swid
+from tests.attestation.gpu.forge_rim import AUTHORITY, NOW, floor, ocsp_answer, raw_signature, sign, swid
+from tests.pki import Party, issue
 
 __all__ = ["NOW", "NVIDIA", "ROOTS", "Chip", "Machine", "gpu_fields", "report", "switch_fields"]
-
-P384 = ec.SECP384R1()
 
 DRIVER = "590.12"
 GPU_VBIOS = "96.00.A5.00.01"
@@ -58,68 +55,6 @@ def measurement(index: int) -> bytes:
 GOOD_MEASUREMENTS = {index: measurement(index) for index in range(1, 41) if index != 36} | {36: bytes(48)}
 
 
-def certify(
-    name: str,
-    issuer: Party | None = None,
-    *,
-    serial_number: str | None = None,
-    ca: bool | None = True,
-    key_usage: bool = True,
-    signs_certificates: bool | None = None,
-    signs_reports: bool | None = None,
-    path_length: int | None = None,
-    start: datetime = START,
-    end: datetime = END,
-    key: ec.EllipticCurvePrivateKey | None = None,
-    digest: SHA256 | SHA384 | None = None,
-    extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
-) -> Party:
-    """A certificate; without an issuer, one that signs itself.
-
-    ca: None leaves the constraints out, as device leaves do. extensions: each with its criticality.
-    """
-    key = key or ec.generate_private_key(P384)
-    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
-    if serial_number is not None:
-        attributes.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, serial_number))
-    subject = x509.Name(attributes)
-    is_ca = bool(ca)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.certificate.subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(end)
-    )
-    if key_usage:
-        usage = _usage(
-            signs_certificates=is_ca if signs_certificates is None else signs_certificates,
-            signs_reports=not is_ca if signs_reports is None else signs_reports,
-        )
-        builder = builder.add_extension(usage, critical=True)
-    if ca is not None:
-        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    return Party(builder.sign(issuer.key if issuer else key, digest or SHA384()), key)
-
-
-def _usage(*, signs_certificates: bool, signs_reports: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=signs_reports,
-        key_cert_sign=signs_certificates,
-        crl_sign=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
 @dataclass(frozen=True)
 class DeviceAuthority:
     """The certificates above a chip's own. provisioners: by the word for a chip in names."""
@@ -135,9 +70,9 @@ class DeviceAuthority:
 
 
 def device_authority() -> DeviceAuthority:
-    root = certify("Test Device Identity CA")
-    identity = certify("Test GH100 Identity", root)
-    provisioners = {word: certify(f"Test {word} Provisioner ICA 1", identity) for word in ("GH100", "GB100", "LS_10")}
+    root = issue("Test Device Identity CA")
+    identity = issue("Test GH100 Identity", root)
+    provisioners = {word: issue(f"Test {word} Provisioner ICA 1", identity) for word in ("GH100", "GB100", "LS_10")}
     return DeviceAuthority(root, identity, provisioners)
 
 
@@ -199,7 +134,7 @@ class Chip:
         """A chip of a kind (`GH100`, `GB100`, `LS_10`). leaf: as `boot` takes it."""
         pdi = sha256(b"%s %d" % (word.encode(), number)).digest()[:8]
         part = "FSP" if word == "LS_10" else "GSP"
-        brom = certify(f"{word} A01 {part} BROM", authority.provisioners[word], serial_number=f"41{pdi.hex().upper()}")
+        brom = issue(f"{word} A01 {part} BROM", authority.provisioners[word], serial_number=f"41{pdi.hex().upper()}")
         return cls(word, pdi, brom, brom, authority).boot(**leaf)
 
     def boot(self, *, fwid: bytes | None = FWID, name: str | None = None, **certificate: Any) -> Chip:
@@ -207,7 +142,7 @@ class Chip:
         part = "FSP" if self.word == "LS_10" else "GSP"
         return replace(
             self,
-            leaf=certify(
+            leaf=issue(
                 name or f"{self.word} A01 {part} FMC LF",
                 self.brom,
                 **{"ca": None, "extensions": self._certified(fwid), **certificate},
@@ -290,60 +225,96 @@ def block(index: int, value: bytes) -> bytes:
 
 
 def opaque(fields: Mapping[int, bytes]) -> bytes:
+    """Opaque data in the legacy layout."""
     return b"".join(
         kind.to_bytes(2, "little") + len(value).to_bytes(2, "little") + value for kind, value in fields.items()
     )
 
 
-def unsigned_report(nonce: Nonce, fields: Mapping[int, bytes], measured: Mapping[int, bytes]) -> bytes:
+NVDAOD_HEADER = b"NVDAOD" + bytes([0, 0, 2, 0, 0, 0])
+VALUE_TYPES = {
+    **dict.fromkeys((4, 11, 14, 15, 16, 17, 18, 19), 0x82),
+    13: 0x83,
+    12: 0x84,
+    **dict.fromkeys((21, 36), 0x85),
+    **dict.fromkeys((3, 6, 34), 0x86),
+    37: 0x87,
+    20: 0x01,
+}
+"""Of each field in the one published transcript."""
+
+
+def nvdaod(
+    fields: Mapping[int, bytes], *, header: bytes = NVDAOD_HEADER, value_types: Mapping[int, int] | None = None
+) -> bytes:
+    """Opaque data in the versioned layout. value_types: where they are not those of a good report."""
+    kinds = {**dict.fromkeys(fields, 0x82), **VALUE_TYPES, **(value_types or {})}
+    entries = ((kind, kinds[kind], len(value), value) for kind, value in fields.items())
+    return header + b"".join(
+        b"".join(number.to_bytes(2, "little") for number in head) + value for *head, value in entries
+    )
+
+
+Said = Mapping[int, bytes] | bytes
+"""Fields for the legacy layout, or opaque data as they are."""
+
+FSP_UCODE_SVN = 5
+VERSIONED = {int(Field.OPAQUE_VERSION): b"\0\x02", int(Field.FSP_UCODE_SVN): FSP_UCODE_SVN.to_bytes(2, "little")}
+"""What else a GPU says in the versioned layout: 512 where its version once stood."""
+
+
+def unsigned_report(nonce: Nonce, said: Said, measured: Mapping[int, bytes]) -> bytes:
     """The request, and the response up to its signature."""
-    record, data = b"".join(block(index, value) for index, value in measured.items()), opaque(fields)
+    record = b"".join(block(index, value) for index, value in measured.items())
+    data = said if isinstance(said, bytes) else opaque(said)
     request = bytes.fromhex("11e001ff") + nonce + b"\0"
     head = bytes.fromhex("11600000") + bytes([len(measured)]) + len(record).to_bytes(3, "little")
     return request + head + record + bytes(range(32)) + len(data).to_bytes(2, "little") + data
 
 
-def report(
-    chip: Chip, nonce: Nonce, fields: Mapping[int, bytes], measured: Mapping[int, bytes] = GOOD_MEASUREMENTS
-) -> bytes:
+def report(chip: Chip, nonce: Nonce, said: Said, measured: Mapping[int, bytes] = GOOD_MEASUREMENTS) -> bytes:
     """What a device answers."""
-    unsigned = unsigned_report(nonce, fields, measured)
+    unsigned = unsigned_report(nonce, said, measured)
     return unsigned + raw_signature(chip.leaf.key, unsigned)
 
 
 ARCHITECTURES = {"GH100": Architecture.HOPPER, "GB100": Architecture.BLACKWELL, "LS_10": Architecture.LS10}
 
 
-def answer(
-    chip: Chip, nonce: Nonce, fields: Mapping[int, bytes], measured: Mapping[int, bytes] = GOOD_MEASUREMENTS
-) -> DeviceAnswer:
-    return DeviceAnswer(ARCHITECTURES[chip.word], nonce, report(chip, nonce, fields, measured), chip.certificate)
+def answer(chip: Chip, nonce: Nonce, said: Said, measured: Mapping[int, bytes] = GOOD_MEASUREMENTS) -> DeviceAnswer:
+    return DeviceAnswer(ARCHITECTURES[chip.word], nonce, report(chip, nonce, said, measured), chip.certificate)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """GPUs, the switches between them, and a policy that accepts exactly these."""
+    """GPUs, the switches between them, and a policy that accepts exactly these.
+
+    versioned: whether its driver is one that writes the versioned layout, and has a manifest with a floor.
+    """
 
     gpus: tuple[Chip, ...]
     switches: tuple[Chip, ...] = ()
     measured: Mapping[int, bytes] = field(default_factory=lambda: GOOD_MEASUREMENTS)
+    versioned: bool = False
 
     @classmethod
-    def build(cls, gpus: int = 1, switches: int = 0) -> Machine:
+    def build(cls, gpus: int = 1, switches: int = 0, *, versioned: bool = False) -> Machine:
         return cls(
             tuple(Chip.make(number=number) for number in range(gpus)),
             tuple(Chip.make("LS_10", number=number) for number in range(switches)),
+            versioned=versioned,
         )
 
-    def fields(self, chip: Chip) -> dict[int, bytes]:
+    def said(self, chip: Chip) -> Said:
         """The opaque data of one of the devices."""
         if chip.word == "LS_10":
             return switch_fields(chip, self.gpus)
-        return ppcie_fields(self.switches) if self.switches else gpu_fields()
+        fields = ppcie_fields(self.switches) if self.switches else gpu_fields()
+        return nvdaod(fields | VERSIONED) if self.versioned else fields
 
     def answers(self, nonce: Nonce) -> tuple[list[DeviceAnswer], list[DeviceAnswer]]:
         gpus, switches = (
-            [answer(chip, nonce, self.fields(chip), self.measured) for chip in chips]
+            [answer(chip, nonce, self.said(chip), self.measured) for chip in chips]
             for chips in (self.gpus, self.switches)
         )
         return gpus, switches
@@ -365,7 +336,7 @@ class Machine:
 
     def collateral(self, now: datetime = NOW) -> dict[CollateralKey, bytes]:
         """Everything that the policy asks for: manifests, and answers about all that can be revoked."""
-        found = dict(MANIFESTS)
+        found = MANIFESTS | (manifest(floor(37, FSP_UCODE_SVN)) if self.versioned else {})
         for chip in (*self.gpus, *self.switches):
             found |= not_revoked(chip.parties[1:], now)
         return found | not_revoked(AUTHORITY.parties, now)
@@ -379,13 +350,21 @@ def manifest_key(name: str) -> CollateralKey:
     return CollateralKey(CollateralKind.GPU_RIM, name)
 
 
-MANIFESTS = {
-    manifest_key(GPU_MANIFESTS[0]): sign(swid(version=DRIVER, golden=golden(*DRIVER_BLOCKS))),
-    manifest_key(GPU_MANIFESTS[1]): sign(swid(version=GPU_VBIOS, golden=golden(*VBIOS_BLOCKS))),
-    manifest_key(SWITCH_MANIFEST): sign(
-        swid(version=SWITCH_VBIOS, golden=golden(*VBIOS_BLOCKS), product="LS10", edition="SWITCH")
-    ),
+_MANIFESTS = {
+    GPU_MANIFESTS[0]: (DRIVER, DRIVER_BLOCKS, "GH100", "GPU"),
+    GPU_MANIFESTS[1]: (GPU_VBIOS, VBIOS_BLOCKS, "GH100", "GPU"),
+    SWITCH_MANIFEST: (SWITCH_VBIOS, VBIOS_BLOCKS, "LS10", "SWITCH"),
 }
+
+
+def manifest(*floors: str, name: str = GPU_MANIFESTS[0]) -> dict[CollateralKey, bytes]:
+    """One of the manifests; with floors, as `floor` writes them, in the form of newer ones."""
+    version, blocks, product, edition = _MANIFESTS[name]
+    said = swid(version=version, golden=golden(*blocks), product=product, edition=edition, floors=floors or None)
+    return {manifest_key(name): sign(said)}
+
+
+MANIFESTS = {key: data for name in _MANIFESTS for key, data in manifest(name=name).items()}
 
 
 def not_revoked(chain: Sequence[Party], now: datetime = NOW) -> dict[CollateralKey, bytes]:

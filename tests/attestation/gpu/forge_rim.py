@@ -28,84 +28,20 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from attestation.roots import Roots, fingerprint
+from attestation.collateral.roots import Roots, fingerprint
 from attestation.types import Nonce
+from tests.pki import P384, Party, issue
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
-START = datetime(2023, 1, 1, tzinfo=UTC)
-END = datetime(2049, 12, 31, tzinfo=UTC)
-
-P384 = ec.SECP384R1()
 SIGNED_WITH = SHA384()
 
 SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 DSIG = "http://www.w3.org/2000/09/xmldsig#"
 HASHES = "http://www.w3.org/2001/04/xmlenc#sha384"
+OPAQUE_DATA = "https://docs.nvidia.com/attestation/specs/latest/opaque-data.html"
 BINDING = "https://trustedcomputinggroup.org/resource/tcg-reference-integrity-manifest-rim-information-model/"
-
-
-@dataclass(frozen=True)
-class Party:
-    """Somebody with a certificate and its key."""
-
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-    @property
-    def der(self) -> bytes:
-        return self.certificate.public_bytes(Encoding.DER)
-
-
-def issue(
-    name: str,
-    issuer: Party | None = None,
-    *,
-    ca: bool = True,
-    path_length: int | None = None,
-    start: datetime = START,
-    end: datetime = END,
-    curve: ec.EllipticCurve = P384,
-    digest: SHA256 | SHA384 = SIGNED_WITH,
-    digital_signature: bool = True,
-    key_cert_sign: bool | None = None,
-    extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
-) -> Party:
-    """A certificate for a new key; without an issuer, one that signs itself.
-
-    key_cert_sign: None for as `ca` says. extensions: each with its criticality.
-    """
-    key = ec.generate_private_key(curve)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.certificate.subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(end)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
-        .add_extension(_usage(digital_signature, ca if key_cert_sign is None else key_cert_sign), critical=True)
-    )
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    return Party(builder.sign(issuer.key if issuer else key, digest), key)
-
-
-def _usage(digital_signature: bool, key_cert_sign: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        key_cert_sign=key_cert_sign,
-        crl_sign=key_cert_sign,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 @dataclass(frozen=True)
@@ -146,24 +82,27 @@ def swid(
     product: str = "GH100",
     edition: str = "GPU",
     inactive: Sequence[int] = (),
+    floors: Sequence[str] | None = None,
     flags: Mapping[str, str] | None = None,
 ) -> str:
     """An unsigned manifest in canonical form.
 
     golden: the allowed values by block index of a report, which is one more than the manifest's own.
     inactive: block indices that are listed and do not count.
+    floors: as `floor` writes them; None as in older manifests, which do not declare their namespace either.
     """
     named = {"corpus": "false", "patch": "false", "supplemental": "false", **(flags or {})}
     outer = {**named, "name": product, "tagId": id, "tagVersion": "0", "version": "1.0"}
     meta = {"PayloadType": "direct", "colloquialVersion": version, "edition": edition, "product": product}
     resources = {**{block: resource(block, [bytes(48)], active="False") for block in inactive}}
     resources |= {block: resource(block, values) for block, values in golden.items()}
+    declared = "" if floors is None else f' xmlns:ns3="{OPAQUE_DATA}"'
     return (
-        f'<SoftwareIdentity xmlns="{SWID}" xmlns:ns0="{SWID}" xmlns:ns2="{HASHES}"{attributes(outer)}>\n'
+        f'<SoftwareIdentity xmlns="{SWID}" xmlns:ns0="{SWID}" xmlns:ns2="{HASHES}"{declared}{attributes(outer)}>\n'
         '    <ns0:Entity name="NVIDIA Corporation" role="softwareCreator tagCreator"></ns0:Entity>\n'
         f'    <ns0:Meta xmlns:ns1="{BINDING}"{attributes(meta)} ns1:BindingSpec="RIMIM"></ns0:Meta>\n'
         f'    <ns0:Payload xmlns:SHA384="{HASHES}">\n'
-        f"{''.join(resources[block] for block in sorted(resources))}"
+        f"{''.join(resources[block] for block in sorted(resources))}{''.join(floors or ())}"
         "    </ns0:Payload>\n"
         "</SoftwareIdentity>"
     )
@@ -182,6 +121,24 @@ def resource(block: int, values: Sequence[bytes], *, active: str = "True", **cha
     }
     hashes = {f"ns2:Hash{n}": value.hex() for n, value in enumerate(values)}
     return f"        <ns0:Resource{attributes(plain)}{attributes(hashes)}></ns0:Resource>\n"
+
+
+def floor(kind: int, min_svn: int | str, said: Mapping[str, str] | None = None, **changes: str) -> str:
+    """The least security version in a field of opaque data. changes: attributes to write otherwise, or to add.
+
+    said: the attributes of a namespace, when not the usual two.
+    """
+    plain = {
+        "active": "True",
+        "alternatives": "1",
+        "index": str(4096 + kind),
+        "name": f"FIELD_{kind}_MIN_SVN",
+        "size": "2",
+        "type": "Measurement",
+        **changes,
+    }
+    usual = {"ns3:includeInResult": "True", "ns3:minSvn": str(min_svn)}
+    return f"        <ns0:Resource{attributes(plain)}{attributes(usual if said is None else said)}></ns0:Resource>\n"
 
 
 def attributes(named: Mapping[str, str]) -> str:
@@ -379,7 +336,8 @@ def device_claims(nonce: Nonce, kind: Literal["gpu", "switch"] = "gpu", now: dat
     }
     if kind == "gpu":
         versions = {"x-nvidia-gpu-driver-version": "550.144.03", "x-nvidia-gpu-vbios-version": "96.00.5E.00.01"}
-        return {**said, **versions, "hwmodel": "GH100 A01 GSP BROM"}
+        opaque: dict[str, Any] = {"x-nvidia-attester-claims": {}, "x-nvidia-mismatch-opaque-data-records": None}
+        return {**said, **versions, **opaque, "hwmodel": "GH100 A01 GSP BROM"}
     return {**said, "x-nvidia-switch-bios-version": "96.10.55.00.01", "hwmodel": "LS_10 A01 SOE BROM"}
 
 
@@ -387,13 +345,15 @@ def nras_bundle(
     devices: Mapping[str, str],
     nonce: Nonce,
     *,
+    kind: Literal["gpu", "switch"] = "gpu",
     signer: TokenSigner = TODAY,
     now: datetime = NOW,
     overall: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The service's answer around device tokens. overall: claims to write otherwise."""
+    said = {"x-nvidia-ver": "4.0" if kind == "gpu" else "3.0", "x-nvidia-overall-att-result": True}
     digests = {name: ["DIGEST", ["SHA-256", sha256(text.encode()).hexdigest()]] for name, text in devices.items()}
-    claims = {**common_claims(nonce, now), "x-nvidia-overall-att-result": True, "submods": digests, **(overall or {})}
+    claims = {**common_claims(nonce, now), **said, "submods": digests, **(overall or {})}
     return json.dumps([["JWT", token(claims, signer)], devices]).encode()
 
 
@@ -411,4 +371,4 @@ def nras_answer(
     name = "GPU" if kind == "gpu" else "SWITCH"
     claims = {**device_claims(nonce, kind, now), **(device or {})}
     devices = {f"{name}-{n}": token({**claims, "ueid": str(n)}, signer) for n in range(count)}
-    return nras_bundle(devices, nonce, signer=signer, now=now, overall=overall)
+    return nras_bundle(devices, nonce, kind=kind, signer=signer, now=now, overall=overall)

@@ -15,13 +15,24 @@ from hypothesis import strategies as st
 
 from attestation.gpu import nras
 from attestation.gpu.appraise import appraise, needs, questions
-from attestation.gpu.evidence import Architecture, DeviceAnswer, encode_devices
+from attestation.gpu.evidence import Architecture, DeviceAnswer, Kind, encode_devices
 from attestation.gpu.nras import NrasPolicy
 from attestation.gpu.ocsp import OcspPolicy
 from attestation.gpu.policy import GpuPolicy, Mode, SwitchPolicy
 from attestation.types import Appraisal, CheckStatus, CollateralKey, CollateralKind, DeviceEvidence, Nonce
 from tests.attestation.gpu import forge, forge_rim
-from tests.attestation.gpu.forge import NOW, ROOTS, Chip, Machine, gpu_fields, manifest_key
+from tests.attestation.gpu.forge import (
+    NOW,
+    ROOTS,
+    VERSIONED,
+    Chip,
+    Machine,
+    gpu_fields,
+    manifest,
+    manifest_key,
+    nvdaod,
+)
+from tests.attestation.gpu.forge_rim import floor
 
 NONCE = Nonce(bytes(range(32)))
 OTHER_NONCE = Nonce(bytes(32))
@@ -47,6 +58,7 @@ GPU_LINES = [
     "gpu vbios",
     "gpu reference values",
     "gpu measurements",
+    "gpu security versions",
     "gpu mode",
 ]
 SWITCH_LINES = [
@@ -60,6 +72,7 @@ SWITCH_LINES = [
     "switch vbios",
     "switch reference values",
     "switch measurements",
+    "switch security versions",
 ]
 BEFORE = ["devices", "gpu count", "switch count", "devices distinct"]
 
@@ -86,8 +99,27 @@ def test_a_gpu_within_the_policy_is_accepted() -> None:
     lines = [*BEFORE, *GPU_LINES, "gpu topology", "gpu revocation", "rim revocation", "nras"]
     assert [check.name for check in appraisal.checks] == lines
     assert _failed(appraisal) == set()
-    assert _names(appraisal, CheckStatus.SKIP) == ["gpu hardware", "gpu topology", "nras"]
+    assert _names(appraisal, CheckStatus.SKIP) == ["gpu hardware", "gpu security versions", "gpu topology", "nras"]
     assert appraisal.reported is None
+
+
+def test_a_gpu_with_a_driver_that_writes_the_versioned_layout_is_accepted() -> None:
+    machine = Machine.build(versioned=True)
+    appraisal = _appraise(machine.answer(NONCE), machine.policy, machine.collateral())
+    assert _failed(appraisal) == set()
+    assert _names(appraisal, CheckStatus.SKIP) == ["gpu hardware", "gpu topology", "nras"]
+    assert appraisal.claims["gpu_fsp_ucode_svn"] == "5"
+
+
+def test_gpus_with_such_a_driver_and_switches_are_accepted() -> None:
+    machine = Machine.build(gpus=2, switches=2, versioned=True)
+    appraisal = _appraise(machine.answer(NONCE), machine.policy, machine.collateral())
+    assert _failed(appraisal) == set()
+    assert "2 of 2" in next(check.detail for check in appraisal.checks if check.name == "gpu security versions")
+
+
+def test_a_byte_behind_a_report_changes_nothing() -> None:
+    assert _appraise(encode_devices([replace(_ANSWER, evidence=_REPORT + b"\0")])) == _appraise()
 
 
 def test_gpus_with_switches_within_the_policy_are_accepted() -> None:
@@ -95,7 +127,14 @@ def test_gpus_with_switches_within_the_policy_are_accepted() -> None:
     after = ["gpu topology", "gpu revocation", "switch revocation", "rim revocation", "nras"]
     assert [check.name for check in appraisal.checks] == [*BEFORE, *GPU_LINES, *SWITCH_LINES, *after]
     assert _failed(appraisal) == set()
-    assert _names(appraisal, CheckStatus.SKIP) == ["gpu hardware", "switch firmware", "switch hardware", "nras"]
+    assert _names(appraisal, CheckStatus.SKIP) == [
+        "gpu hardware",
+        "gpu security versions",
+        "switch firmware",
+        "switch hardware",
+        "switch security versions",
+        "nras",
+    ]
     assert "2 of 2" in next(check.detail for check in appraisal.checks if check.name == "gpu signature")
 
 
@@ -117,15 +156,17 @@ def test_a_blackwell_is_accepted() -> None:
 
 
 def test_a_policy_that_asks_everything_leaves_nothing_to_skip() -> None:
+    machine = Machine.build(gpus=2, switches=2, versioned=True)
     policy = replace(
-        PPCIE.policy,
-        hardware_ids=tuple(chip.hardware_id for chip in PPCIE.gpus),
-        switches=replace(SWITCH_POLICY, hardware_ids=tuple(chip.hardware_id for chip in PPCIE.switches)),
+        machine.policy,
+        hardware_ids=tuple(chip.hardware_id for chip in machine.gpus),
+        switches=replace(SWITCH_POLICY, hardware_ids=tuple(chip.hardware_id for chip in machine.switches)),
         nras=_NRAS,
     )
-    appraisal = _appraise(PPCIE_GOOD, policy, PPCIE_COLLATERAL | _nras_says(gpu=2, switch=2))
+    appraisal = _appraise(machine.answer(NONCE), policy, machine.collateral() | _nras_says(gpu=2, switch=2))
     assert _failed(appraisal) == set()
-    assert _names(appraisal, CheckStatus.SKIP) == ["switch firmware"]
+    # What no switch reports, and no reference values of switches ask for.
+    assert _names(appraisal, CheckStatus.SKIP) == ["switch firmware", "switch security versions"]
 
 
 _NRAS = NrasPolicy(
@@ -138,7 +179,7 @@ _NRAS = NrasPolicy(
 
 
 def _nras_says(nonce: Nonce = NONCE, **counts: int) -> dict[CollateralKey, bytes]:
-    kinds: tuple[nras.Kind, ...] = ("gpu", "switch")
+    kinds: tuple[Kind, ...] = ("gpu", "switch")
     answers = {
         nras.key(kind, NONCE): forge_rim.nras_answer(nonce, kind=kind, count=counts[kind])
         for kind in kinds
@@ -147,8 +188,8 @@ def _nras_says(nonce: Nonce = NONCE, **counts: int) -> dict[CollateralKey, bytes
     return {**answers, nras.KEYS: forge_rim.jwks()}
 
 
-def _device(chip: Chip, fields: Mapping[int, bytes], **changes: Any) -> DeviceEvidence:
-    answer = forge.answer(chip, changes.pop("signed_nonce", NONCE), fields, changes.pop("measured", ONE.measured))
+def _device(chip: Chip, said: forge.Said, **changes: Any) -> DeviceEvidence:
+    answer = forge.answer(chip, changes.pop("signed_nonce", NONCE), said, changes.pop("measured", ONE.measured))
     return encode_devices([replace(answer, **changes)])
 
 
@@ -187,6 +228,7 @@ class _Case:
 _ANSWER = ONE.answers(NONCE)[0][0]
 _REPORT = _ANSWER.evidence
 _OTHER_REPORT = forge.report(CHIP, OTHER_NONCE, gpu_fields())
+_SAID = nvdaod(gpu_fields() | VERSIONED)
 _STRANGER = forge.device_authority()
 _FOREIGN = Chip.make(authority=_STRANGER)
 _UNREAD_REPORT = {
@@ -210,6 +252,17 @@ _UNREAD_CHAIN = {
     "gpu reference values",
     "gpu measurements",
     "gpu revocation",
+    "rim revocation",
+}
+
+_UNREAD_SWITCH = {
+    "switch report",
+    "switch nonce",
+    "switch signature",
+    "switch vbios",
+    "switch reference values",
+    "switch measurements",
+    "gpu topology",
     "rim revocation",
 }
 
@@ -305,6 +358,51 @@ ONE_GPU = {
     ),
     "a decoder that is on": _Case(
         {"gpu measurements"}, _device(CHIP, gpu_fields(NVDEC0_STATUS=b"\xaa")), told="1 of 7 differ: 36"
+    ),
+    "a security version below the reference values": _Case(
+        {"gpu security versions"},
+        _device(CHIP, _SAID),
+        collateral=COLLATERAL | manifest(floor(37, 6, name="FSP_UCODE_MIN_SVN")),
+        told="GPU 0: FSP_UCODE_MIN_SVN (type 37) is 5; the reference values ask for 6 or more",
+    ),
+    "a security version below those of the VBIOS": _Case(
+        {"gpu security versions"},
+        _device(CHIP, _SAID),
+        collateral=COLLATERAL | manifest(floor(37, 6), name=forge.GPU_MANIFESTS[1]),
+        told="is 5; the reference values ask for 6",
+    ),
+    "a security version of which two manifests speak": _Case(
+        {"gpu security versions"},
+        _device(CHIP, _SAID),
+        collateral=COLLATERAL | manifest(floor(37, 0)) | manifest(floor(37, 0), name=forge.GPU_MANIFESTS[1]),
+        told="two sets of reference values speak of one security version",
+    ),
+    "a security version that is missing": _Case(
+        {"gpu security versions"},
+        _device(CHIP, _SAID),
+        collateral=COLLATERAL | manifest(floor(40, 0)),
+        told="FIELD_40_MIN_SVN (type 40) is not reported in the opaque data (NVDAOD)",
+    ),
+    "a driver that reports no security versions": _Case(
+        {"gpu security versions"},
+        collateral=COLLATERAL | manifest(floor(37, 0)),
+        told="is not reported in the opaque data (legacy layout)",
+    ),
+    "a floor that is none": _Case(
+        {"gpu reference values", "gpu measurements", "rim revocation"},
+        _device(CHIP, _SAID),
+        collateral=COLLATERAL | manifest(floor(37, "5x")),
+        told="NV_GPU_DRIVER_GH100_590.12: the RIM has a floor that is not the number",
+    ),
+    "a security version in another form": _Case(
+        _UNREAD_REPORT,
+        _device(CHIP, nvdaod(gpu_fields() | VERSIONED, value_types={37: 0x86})),
+        told="the opaque data (NVDAOD) has FSP_UCODE_SVN in a form",
+    ),
+    "opaque data of another version": _Case(
+        _UNREAD_REPORT,
+        _device(CHIP, _SAID.replace(b"NVDAOD\0\0\2", b"NVDAOD\0\0\3")),
+        told="the opaque data (NVDAOD) is of version 3, and we know only 2",
     ),
     "another mode": _Case(
         {"gpu mode"}, _device(CHIP, gpu_fields(FEATURE_FLAG=b"\x01\0")), told="in mode mpt; the policy asks for spt"
@@ -416,6 +514,27 @@ WITH_SWITCHES = {
         PPCIE_GOOD,
         collateral=_without(forge.SWITCH_MANIFEST),
     ),
+    "a driver of one GPU that reports no security versions": _Case(
+        {"gpu security versions"},
+        _ppcie(gpus={0: forge.answer(PPCIE.gpus[0], NONCE, nvdaod(forge.ppcie_fields(PPCIE.switches) | VERSIONED))}),
+        collateral=PPCIE_COLLATERAL | manifest(floor(37, 5)),
+        told="gpu security versions: GPU 1: FIELD_37_MIN_SVN (type 37) is not reported",
+    ),
+    "a security version that no switch reports": _Case(
+        {"switch security versions"},
+        PPCIE_GOOD,
+        collateral=PPCIE_COLLATERAL | manifest(floor(37, 0), name=forge.SWITCH_MANIFEST),
+        told="all 2: FIELD_37_MIN_SVN (type 37) is not reported",
+    ),
+    "a switch in a layout of GPUs": _Case(
+        _UNREAD_SWITCH,
+        _ppcie(
+            switches={
+                0: forge.answer(PPCIE.switches[0], NONCE, nvdaod(forge.switch_fields(PPCIE.switches[0], PPCIE.gpus)))
+            }
+        ),
+        told="switch 0: the opaque data (NVDAOD) of a switch is in a layout that only GPUs are known to write",
+    ),
     "an answer of NRAS about the GPUs only": _Case(
         {"nras switch answer"},
         PPCIE_GOOD,
@@ -451,24 +570,12 @@ def _assert_fails(case: _Case, policy: GpuPolicy) -> None:
 def test_every_line_fails_somewhere() -> None:
     lines = {check.name for check in _appraise(PPCIE_GOOD, PPCIE.policy, PPCIE_COLLATERAL).checks} - {"nras"}
     failing = {name for case in (*ONE_GPU.values(), *WITH_SWITCHES.values()) for name in case.fails}
-    assert lines - failing == {"switch report", "switch certificates", "switch architecture", "switch revocation"}
-
-
-UNREAD_SWITCH = {
-    "switch report",
-    "switch nonce",
-    "switch signature",
-    "switch vbios",
-    "switch reference values",
-    "switch measurements",
-    "gpu topology",
-    "rim revocation",
-}
+    assert lines - failing == {"switch certificates", "switch architecture", "switch revocation"}
 
 
 def test_a_switch_that_cannot_be_read_fails_its_own_lines() -> None:
     evidence = _ppcie(switches={0: replace(SWITCHES[0], evidence=b"none")})
-    assert _failed(_appraise(evidence, PPCIE.policy, PPCIE_COLLATERAL)) == UNREAD_SWITCH
+    assert _failed(_appraise(evidence, PPCIE.policy, PPCIE_COLLATERAL)) == _UNREAD_SWITCH
 
 
 def test_a_switch_that_is_a_gpu_fails_its_architecture() -> None:
@@ -550,6 +657,18 @@ def test_claims_are_stable_facts() -> None:
 @pytest.mark.parametrize("name", ["another nonce", "a flipped bit of a signature", "a chain to another root"])
 def test_what_is_not_authentic_claims_nothing(name: str) -> None:
     assert _appraise(ONE_GPU[name].devices).claims == {}
+
+
+def test_gpus_of_both_layouts_may_stand_in_one_machine() -> None:
+    versioned = forge.answer(PPCIE.gpus[0], NONCE, nvdaod(forge.ppcie_fields(PPCIE.switches) | VERSIONED))
+    appraisal = _appraise(_ppcie(gpus={0: versioned}), PPCIE.policy, PPCIE_COLLATERAL)
+    assert _failed(appraisal) == set()
+    assert appraisal.claims["gpu_fsp_ucode_svn"] == "5"
+
+
+def test_a_security_version_of_0_is_claimed_too() -> None:
+    first = nvdaod(gpu_fields(FSP_UCODE_SVN=b"\0\0"))
+    assert _appraise(_device(CHIP, first)).claims["gpu_fsp_ucode_svn"] == "0"
 
 
 def test_everything_that_is_looked_up_is_asked_for() -> None:

@@ -22,9 +22,9 @@ from attestation.gpu.chain import read_chain, verify_chain, verify_signature
 from attestation.gpu.evidence import Architecture
 from attestation.types import Nonce
 from tests.attestation.gpu import forge
-from tests.attestation.gpu.forge import FWID, NOW, NVIDIA, ROOTS, Chip, certify, pem
-from tests.attestation.gpu.forge_rim import END, START, Party
+from tests.attestation.gpu.forge import FWID, NOW, NVIDIA, ROOTS, Chip, pem
 from tests.attestation.years import LAST, in_year_zero
+from tests.pki import END, ISSUES, P384, SIGNS, START, Party, issue
 
 CHIP = Chip.make()
 NONCE = Nonce(bytes(32))
@@ -77,7 +77,7 @@ def _recertified(depth: int, **changes: Any) -> bytes:
         "ca": None if depth == 0 else True,
     }
     name = changes.pop("name", names["2.5.4.3"])
-    return _with(depth, certify(str(name), issuer, **{**defaults, **changes}))
+    return _with(depth, issue(str(name), issuer, **{**defaults, **changes}))
 
 
 CRITICAL = ((x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\x05\0"), True),)
@@ -87,17 +87,17 @@ STRANGER = forge.device_authority()
 FALSE_CHAINS = {
     "another root": (Chip.make(authority=STRANGER).certificate, "does not end in a pinned root"),
     "another chip's boot ROM": (_with(1, Chip.make(number=7).brom), "names another issuer"),
-    "another key of that boot ROM's name": (_recertified(1, key=ec.generate_private_key(forge.P384)), "not signed by"),
+    "another key of that boot ROM's name": (_recertified(1, key=ec.generate_private_key(P384)), "not signed by"),
     "another provisioner": (_with(2, STRANGER.provisioners["GH100"]), "not signed by the next"),
     "another identity": (_with(3, STRANGER.identity), "not signed by the next"),
     "an expired leaf": (_recertified(0, end=NOW - timedelta(seconds=1)), "certificate 0 is not valid now"),
     "an expired boot ROM": (_recertified(1, end=NOW - timedelta(seconds=1)), "certificate 1 is not valid now"),
     "a provisioner of the future": (_recertified(2, start=NOW + timedelta(seconds=1)), "certificate 2 is not valid"),
-    "a leaf that may issue": (_recertified(0, ca=True, signs_reports=True), "certificate 0 is not for signing"),
-    "a leaf whose key may issue": (_recertified(0, signs_certificates=True), "certificate 0 is not for signing"),
-    "a leaf that may not sign": (_recertified(0, signs_reports=False), "certificate 0 is not for signing"),
-    "a boot ROM that is no CA": (_recertified(1, ca=False, signs_certificates=True), "certificate 1 may not issue"),
-    "a boot ROM that may not issue": (_recertified(1, signs_certificates=False), "certificate 1 may not issue"),
+    "a leaf that may issue": (_recertified(0, ca=True, uses=(ISSUES, SIGNS)), "certificate 0 is not for signing"),
+    "a leaf whose key may issue": (_recertified(0, uses=(ISSUES, SIGNS)), "certificate 0 is not for signing"),
+    "a leaf that may not sign": (_recertified(0, uses=()), "certificate 0 is not for signing"),
+    "a boot ROM that is no CA": (_recertified(1, ca=False, uses=(ISSUES, SIGNS)), "certificate 1 may not issue"),
+    "a boot ROM that may not issue": (_recertified(1, uses=()), "certificate 1 may not issue"),
     "a provisioner with room for the leaf only": (_recertified(2, path_length=0), "certificate 2 allows fewer"),
     "a leaf with a critical extension": (_recertified(0, extensions=CRITICAL), "certificate 0 has a critical"),
     "a boot ROM with a critical extension": (_recertified(1, extensions=CRITICAL), "certificate 1 has a critical"),
@@ -108,7 +108,7 @@ FALSE_CHAINS = {
     "a boot ROM of another kind of chip": (_recertified(1, name="GB100 A01 GSP BROM"), "names another chip"),
     "a provisioner of another kind": (_recertified(2, name="Test GB100 Provisioner ICA 1"), "names another chip"),
     "a leaf of another kind of chip": (_recertified(0, name="GB100 A01 GSP FMC LF"), "names another chip"),
-    "a leaf without key usage": (_recertified(0, key_usage=False), "cannot be used .ExtensionNotFound."),
+    "a leaf without key usage": (_recertified(0, uses=None), "cannot be used .ExtensionNotFound."),
     "a boot ROM without constraints": (_recertified(1, ca=None), "cannot be used .ExtensionNotFound."),
 }
 
@@ -120,14 +120,14 @@ def test_a_false_chain_is_refused(certificates: bytes, reason: str) -> None:
 
 
 def test_a_key_on_another_curve_is_refused() -> None:
-    brom = certify("GH100 A01 GSP BROM", NVIDIA.provisioners["GH100"], key=P256)
-    leaf = certify("GH100 A01 GSP FMC LF", brom, ca=None)
+    brom = issue("GH100 A01 GSP BROM", NVIDIA.provisioners["GH100"], key=P256)
+    leaf = issue("GH100 A01 GSP FMC LF", brom, ca=None)
     with pytest.raises(EvidenceError, match="not of P-384"):
         _verify(pem((leaf, brom, *CHIP.parties[2:])))
 
 
 def test_every_fault_of_a_chain_is_told() -> None:
-    authority = replace(STRANGER, identity=certify("Test GH100 Identity", STRANGER.root, end=NOW - timedelta(days=1)))
+    authority = replace(STRANGER, identity=issue("Test GH100 Identity", STRANGER.root, end=NOW - timedelta(days=1)))
     with pytest.raises(EvidenceError, match=r"pinned root.*certificate 3 is not valid now"):
         _verify(pem((*CHIP.parties[:3], authority.identity, authority.root)))
 
@@ -204,7 +204,7 @@ def test_a_leaf_may_certify_no_firmware() -> None:
 
 @pytest.mark.parametrize("serial", [None, "", "41", "41" + "g" * 16, "41" + "ab" * 8, "41" + "AB" * 9])
 def test_a_boot_rom_certificate_may_lack_a_number_for_the_fabric(serial: str | None) -> None:
-    brom = certify("GH100 A01 GSP BROM", NVIDIA.provisioners["GH100"], serial_number=serial or None)
+    brom = issue("GH100 A01 GSP BROM", NVIDIA.provisioners["GH100"], serial_number=serial or None)
     assert read_chain(pem((CHIP.leaf, brom, *CHIP.parties[2:]))).pdi is None
 
 

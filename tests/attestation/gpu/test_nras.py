@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from attestation.gpu import nras
-from attestation.gpu.evidence import Architecture, DeviceAnswer
+from attestation.gpu.evidence import Architecture, DeviceAnswer, Kind
 from attestation.gpu.nras import NrasPolicy
 from attestation.types import Check, CheckStatus, Collateral, CollateralKey, CollateralKind, Nonce
-from attestation.validation import validate
+from core.program.validation import validate
 from tests.attestation.gpu.forge_rim import (
     ISSUER,
     NOW,
@@ -58,7 +58,7 @@ def _judge(
     keys: bytes | None = KEYS,
     policy: NrasPolicy = ASKING,
     *,
-    kind: nras.Kind = "gpu",
+    kind: Kind = "gpu",
     count: int = 2,
     now: datetime = NOW,
 ) -> tuple[Check, ...]:
@@ -105,13 +105,19 @@ def test_what_will_be_looked_up_is_known_beforehand() -> None:
 
 
 def test_the_question_is_the_evidence_of_every_device() -> None:
-    device = DeviceAnswer(Architecture.HOPPER, NONCE, b"ev", b"cert")
-    assert json.loads(nras.request([device, device], NONCE)) == {
-        "nonce": NONCE.hex(),
-        "arch": "HOPPER",
-        "claims_version": "3.0",
-        "evidence_list": [{"evidence": "ZXY=", "certificate": "Y2VydA=="}] * 2,
-    }
+    asked: tuple[tuple[Kind, Architecture, str], ...] = (
+        ("gpu", Architecture.HOPPER, "4.0"),
+        ("gpu", Architecture.BLACKWELL, "4.0"),
+        ("switch", Architecture.LS10, "3.0"),
+    )
+    for kind, architecture, version in asked:
+        device = DeviceAnswer(architecture, NONCE, b"ev", b"cert")
+        assert json.loads(nras.request(kind, [device, device], NONCE)) == {
+            "nonce": NONCE.hex(),
+            "arch": architecture,
+            "claims_version": version,
+            "evidence_list": [{"evidence": "ZXY=", "certificate": "Y2VydA=="}] * 2,
+        }
 
 
 # --- each fault fails its check
@@ -171,6 +177,14 @@ _NO_KID = json.loads(GOOD)[0][1].split(".")[1]
 _CLAIMS = json.loads(base64.urlsafe_b64decode(_NO_KID + "=" * (-len(_NO_KID) % 4)))
 _IMPOSTOR = TokenSigner(TODAY.kid, ec.generate_private_key(ec.SECP384R1()))
 _AT = int(NOW.timestamp())
+_MISMATCH = {
+    "id": 37,
+    "name": "FSP_UCODE_MIN_SVN",
+    "goldenType": "MIN_SVN",
+    "goldenValue": 5,
+    "runtimeType": "MIN_SVN",
+    "runtimeValue": 4,
+}
 _GOOD_CHAIN = {"x-nvidia-cert-status": "valid", "x-nvidia-cert-ocsp-status": "good"}
 
 FAULTS: Mapping[str, tuple[bytes, str, str]] = {
@@ -206,7 +220,7 @@ FAULTS: Mapping[str, tuple[bytes, str, str]] = {
     "no beginning": (_overall(nbf=None), "lifetime", "no nbf"),
     "another nonce": (_overall(eat_nonce=OTHER_NONCE.hex()), "nonce", "another nonce"),
     "another nonce of a device": (_device(eat_nonce=OTHER_NONCE.hex()), "nonce", "another nonce"),
-    "no nonce": (_device(eat_nonce=None), "nonce", "another nonce"),
+    "no nonce": (_device(eat_nonce=None), "nonce", "does not say which nonce"),
     "a nonce among others": (_overall(eat_nonce=[NONCE.hex()]), "nonce", "another nonce"),
     "a device dropped": (_swapped(lambda d: {"GPU-0": d["GPU-0"]}), "devices", "exactly these"),
     "a device added": (_swapped(lambda d: {**d, "GPU-2": d["GPU-1"]}), "devices", "exactly these"),
@@ -261,6 +275,40 @@ FAULTS: Mapping[str, tuple[bytes, str, str]] = {
         "x-nvidia-gpu-driver-rim-cert-chain is not valid and good",
     ),
     "a chain of no form": (_device(x_nvidia_gpu_driver_rim_cert_chain="valid"), "result", "not valid and good"),
+    "an older version of claims": (
+        _overall(x_nvidia_ver="3.0"),
+        "result",
+        "overall: claims of version 3.0, and 4.0 was asked for",
+    ),
+    "a later version of claims": (_overall(x_nvidia_ver="4.1"), "result", "claims of version 4.1, and 4.0"),
+    "no version of claims": (_overall(x_nvidia_ver=None), "result", "claims of version (unprintable), and 4.0"),
+    "a version that is a number": (_overall(x_nvidia_ver=4.0), "result", "claims of version (unprintable), and 4.0"),
+    "mismatches of opaque data": (
+        _device(x_nvidia_mismatch_opaque_data_records=[_MISMATCH]),
+        "result",
+        "GPU-0: x-nvidia-mismatch-opaque-data-records is not empty",
+    ),
+    "mismatches of measurements": (
+        _device(x_nvidia_mismatch_measurement_records=[{"index": 9, "measurementSource": "driverRim"}]),
+        "result",
+        "GPU-0: x-nvidia-mismatch-measurement-records is not empty",
+    ),
+    "mismatches of another form": (
+        _device(x_nvidia_mismatch_opaque_data_records={}),
+        "result",
+        "x-nvidia-mismatch-opaque-data-records is not empty",
+    ),
+    "mismatches by their number": (
+        _device(x_nvidia_mismatch_opaque_data_records=0),
+        "result",
+        "x-nvidia-mismatch-opaque-data-records is not empty",
+    ),
+    "an error": (
+        _device(x_nvidia_error_details={"code": 4010, "message": "NONCE_NOT_MATCHING"}),
+        "result",
+        "GPU-0: NRAS tells of an error",
+    ),
+    "an empty error": (_device(x_nvidia_error_details={}), "result", "NRAS tells of an error"),
     "a warning": (_device(x_nvidia_attestation_warning="certificate on hold"), "result", "NRAS warns"),
     "another model": (_device(hwmodel="AD102"), "hwmodel", "GPU-0: AD102, GPU-1: AD102"),
     "no model": (_device(hwmodel=None), "hwmodel", "GPU-0: (unprintable)"),
@@ -295,7 +343,8 @@ def test_each_fault_of_a_switch_fails_exactly_its_check(claims: Mapping[str, Any
 
 
 def test_what_is_said_of_gpus_is_not_taken_for_switches() -> None:
-    checks = _judge(nras_answer(NONCE, kind="gpu"), kind="switch", count=1)
+    answer = nras_answer(NONCE, kind="gpu", overall={"x-nvidia-ver": "3.0"})
+    checks = _judge(answer, kind="switch", count=1)
     assert _of(checks, CheckStatus.FAIL) == ["result", "hwmodel", "bios"]
 
 
@@ -305,6 +354,9 @@ def test_granular_claims_that_are_all_good_pass() -> None:
         "x-nvidia-gpu-driver-rim-cert-chain": {**_GOOD_CHAIN, "x-nvidia-cert-revocation-reason": None},
         "x-nvidia-attestation-warning": None,
         "x-nvidia-mismatch-measurement-records": None,
+        "x-nvidia-mismatch-opaque-data-records": [],
+        "x-nvidia-attester-claims": {"FSP_UCODE_MIN_SVN": 0},
+        "x-nvidia-error-details": None,
     }
     assert _of(_judge(nras_answer(NONCE, count=2, device=said)), CheckStatus.PASS) == LINES
 
@@ -317,6 +369,11 @@ def test_many_faults_are_told_in_few_words() -> None:
 def test_a_claim_of_any_name_is_told_safely() -> None:
     answer = nras_answer(NONCE, count=2, device={"x-nvidia-\x1b[2J": False})
     _fails_only(_judge(answer), "result", "(unprintable) is false")
+
+
+def test_claims_about_switches_are_those_that_were_asked_for() -> None:
+    answer = nras_answer(NONCE, kind="switch", overall={"x-nvidia-ver": "4.0"})
+    _fails_only(_judge(answer, kind="switch", count=1), "result", "claims of version 4.0, and 3.0 was asked for")
 
 
 # --- the keys

@@ -21,8 +21,9 @@ from pydantic import TypeAdapter
 from attestation.gpu import ocsp
 from attestation.gpu.ocsp import OcspPolicy, OcspVerdict
 from attestation.types import CheckStatus, CollateralKind
-from attestation.validation import validate
-from tests.attestation.gpu.forge_rim import AUTHORITY, NOW, Party, issue, ocsp_answer, ocsp_merged, ocsp_responder
+from core.program.validation import validate
+from tests.attestation.gpu.forge_rim import AUTHORITY, NOW, ocsp_answer, ocsp_merged, ocsp_responder
+from tests.pki import Party, issue
 
 CERTIFICATE = AUTHORITY.signer.certificate
 ISSUER = AUTHORITY.level3
@@ -162,7 +163,7 @@ CASES: Mapping[str, _Case] = {
         _answer_of(ocsp_responder(ISSUER, extensions=[(_SERVER_AUTH, False)])), "not for signing OCSP answers"
     ),
     "by a responder that may not sign": _Case(
-        _answer_of(ocsp_responder(ISSUER, digital_signature=False)), "not for signing OCSP answers"
+        _answer_of(ocsp_responder(ISSUER, uses=())), "not for signing OCSP answers"
     ),
     "by an expired responder": _Case(
         _answer_of(ocsp_responder(ISSUER, end=NOW - timedelta(seconds=1))), "not valid now"

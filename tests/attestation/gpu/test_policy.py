@@ -16,7 +16,7 @@ from attestation.gpu.evidence import Architecture
 from attestation.gpu.nras import NrasPolicy
 from attestation.gpu.ocsp import OcspPolicy
 from attestation.gpu.policy import GpuPolicy, Mode, SwitchPolicy
-from attestation.validation import validate
+from core.program.validation import validate
 
 _ADAPTER = TypeAdapter(GpuPolicy)
 

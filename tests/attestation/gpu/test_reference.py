@@ -11,12 +11,13 @@ from attestation.errors import EvidenceError
 from attestation.gpu.abi import parse_gpu, parse_switch
 from attestation.gpu.device import Basis, read_gpus, read_switches
 from attestation.gpu.evidence import Devices
-from attestation.gpu.reference import NVDEC0_BLOCK, compare, manifests, references
-from attestation.gpu.rim import Rim
+from attestation.gpu.reference import NVDEC0_BLOCK, compare, compare_floors, manifests, references
+from attestation.gpu.rim import Floor, Rim
 from attestation.types import CollateralKey, CollateralKind, Nonce
 from tests.attestation.gpu import forge
 from tests.attestation.gpu.forge import GPU_MANIFESTS, MANIFESTS, NOW, ROOTS, Chip, manifest_key, measurement
-from tests.attestation.gpu.forge_rim import AUTHORITY, END, rim_authority, sign, swid
+from tests.attestation.gpu.forge_rim import AUTHORITY, rim_authority, sign, swid
+from tests.pki import END
 
 NONCE = Nonce(bytes(32))
 SWITCH = Chip.make("LS_10")
@@ -105,9 +106,10 @@ def test_a_bad_manifest_stays_bad_and_a_good_one_ages() -> None:
         references(_gpu(), Basis(MANIFESTS, NONCE, ROOTS, END.replace(year=END.year + 1)))
 
 
-def _rim(golden: Mapping[int, set[bytes]]) -> Rim:
+def _rim(golden: Mapping[int, set[bytes]], floors: Mapping[int, Floor] | None = None) -> Rim:
     chain = tuple(party.certificate for party in AUTHORITY.parties)
-    return Rim("id", "1", {index: frozenset(values) for index, values in golden.items()}, chain, END, "GH100", "GPU")
+    allowed = {index: frozenset(values) for index, values in golden.items()}
+    return Rim("id", "1", allowed, floors or {}, chain, END, "GH100", "GPU")
 
 
 def _report(measured: Mapping[int, bytes], *, nvdec0: bytes = b"\x55") -> Any:
@@ -149,3 +151,93 @@ def test_a_switch_has_no_decoder_that_could_be_off() -> None:
     data = forge.unsigned_report(NONCE, forge.switch_fields(SWITCH, []), {NVDEC0_BLOCK: bytes(48)})
     with pytest.raises(EvidenceError, match=r"differ: 36$"):
         compare(parse_switch(data + bytes(96)), [_rim({NVDEC0_BLOCK: {B}})])
+
+
+def _saying(**svns: bytes) -> Any:
+    """A report in the versioned layout. svns: by the type of their field, such as `t37`."""
+    fields = {int(name[1:]): value for name, value in svns.items()}
+    said = forge.nvdaod(forge.gpu_fields() | fields, value_types=dict.fromkeys(fields, 0x87))
+    return parse_gpu(forge.unsigned_report(NONCE, said, {}) + bytes(96))
+
+
+def _floors(**floors: int) -> Rim:
+    """By name and type, such as `FSP_37`."""
+    return _rim({1: {A}}, {int(name.split("_")[1]): Floor(name, least) for name, least in floors.items()})
+
+
+def test_a_security_version_that_is_high_enough_is_accepted() -> None:
+    report = _saying(t37=b"\x05\0", t40=b"\xff\xff")
+    for rims in (
+        [_floors(FSP_37=5)],
+        [_floors(FSP_37=0)],
+        [_floors(FSP_37=4, NEW_40=65535)],
+        [_rim({1: {A}})],
+        [],
+    ):
+        compare_floors(report, rims)
+    compare_floors(report, [_floors(FSP_37=5), _floors(NEW_40=1)])
+    compare_floors(_saying(t0=b"\x01\0"), [_floors(NONE_0=1)])
+
+
+def _legacy(kind: int, value: bytes) -> Any:
+    return parse_gpu(forge.unsigned_report(NONCE, forge.gpu_fields() | {kind: value}, {}) + bytes(96))
+
+
+def _of_value_type(value_type: int) -> Any:
+    said = forge.nvdaod(forge.gpu_fields() | {40: b"\x05\0"}, value_types={40: value_type})
+    return parse_gpu(forge.unsigned_report(NONCE, said, {}) + bytes(96))
+
+
+BELOW: Mapping[str, tuple[Any, list[Rim], str]] = {
+    "below": (
+        _saying(t37=b"\x05\0"),
+        [_floors(FSP_37=6)],
+        r"^FSP_37 \(type 37\) is 5; the reference values ask for 6 or more$",
+    ),
+    "below in the low byte": (_saying(t37=b"\x05\1"), [_floors(FSP_37=0x106)], "is 261; .* 262 or more$"),
+    "below more than there can be": (_saying(t37=b"\xff\xff"), [_floors(FSP_37=65536)], "is 65535; .* 65536 or more$"),
+    "missing": (
+        _saying(),
+        [_floors(FSP_37=0)],
+        r"^FSP_37 \(type 37\) is not reported in the opaque data \(NVDAOD\); the reference values ask for 0 or more$",
+    ),
+    "of an unknown type": (_saying(t40=b"\x05\0"), [_floors(NEW_40=6)], r"^NEW_40 \(type 40\) is 5; .* 6 or more$"),
+    "of another value type": (_of_value_type(0x86), [_floors(NEW_40=5)], "not reported in the opaque data .NVDAOD.;"),
+    "of one byte": (_saying(t40=b"\x05"), [_floors(NEW_40=5)], "not reported"),
+    "of four bytes": (_saying(t40=b"\x05\0\0\0"), [_floors(NEW_40=5)], "not reported"),
+    "in the legacy layout": (
+        _legacy(37, b"\x05\0"),
+        [_floors(FSP_37=5)],
+        "not reported in the opaque data .legacy layout.;",
+    ),
+    "one of two": (_saying(t37=b"\x05\0", t40=b"\x04\0"), [_floors(FSP_37=5, NEW_40=5)], r"^NEW_40 [^;]*; [^;]*$"),
+    "one of each manifest": (
+        _saying(t37=b"\x04\0", t40=b"\x04\0"),
+        [_floors(FSP_37=5), _floors(NEW_40=5)],
+        r"^FSP_37 [^;]*; [^;]*; NEW_40 [^;]*; [^;]*$",
+    ),
+    "a switch, which reports none": (
+        parse_switch(forge.unsigned_report(NONCE, forge.switch_fields(SWITCH, []), {}) + bytes(96)),
+        [_floors(FSP_37=0)],
+        "not reported in the opaque data .legacy layout.;",
+    ),
+}
+
+
+@pytest.mark.parametrize(("report", "rims", "reason"), BELOW.values(), ids=BELOW)
+def test_a_security_version_that_is_not_is_refused(report: Any, rims: list[Rim], reason: str) -> None:
+    with pytest.raises(EvidenceError, match=reason):
+        compare_floors(report, rims)
+
+
+CONFLICTS = {
+    "by type": [_floors(FSP_37=5), _floors(OTHER_37=5)],
+    "by name": [_rim({}, {37: Floor("FSP", 5)}), _rim({}, {40: Floor("FSP", 5)})],
+    "by both": [_floors(FSP_37=5), _floors(FSP_37=5)],
+}
+
+
+@pytest.mark.parametrize("rims", CONFLICTS.values(), ids=CONFLICTS)
+def test_two_manifests_that_speak_of_one_security_version_are_refused(rims: list[Rim]) -> None:
+    with pytest.raises(EvidenceError, match="speak of one security version"):
+        compare_floors(_saying(t37=b"\x05\0", t40=b"\x05\0"), rims)

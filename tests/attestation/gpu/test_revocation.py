@@ -16,7 +16,8 @@ from attestation.gpu.revocation import chip_links, needs, revocation, signer_lin
 from attestation.types import CheckStatus, CollateralKey, Nonce
 from tests.attestation.gpu import forge
 from tests.attestation.gpu.forge import MANIFESTS, NOW, ROOTS, Chip, Machine
-from tests.attestation.gpu.forge_rim import AUTHORITY, Party, ocsp_answer
+from tests.attestation.gpu.forge_rim import AUTHORITY, ocsp_answer
+from tests.pki import Party
 
 NONCE = Nonce(bytes(32))
 MACHINE = Machine.build(gpus=2)

@@ -27,16 +27,16 @@ from tests.attestation.gpu.forge_rim import (
     NOW,
     ROOTS,
     SWID,
-    Party,
     RimAuthority,
     SignedInfo,
-    issue,
+    floor,
     raw_signature,
     resource,
     rim_authority,
     sign,
     swid,
 )
+from tests.pki import ISSUES, SIGNS, Party, issue
 
 A, B, C = (bytes([n]) * 48 for n in (0xA1, 0xB2, 0xC3))
 GOLDEN = {8: [A], 22: [B, C]}
@@ -65,6 +65,7 @@ def test_a_signed_manifest_is_read() -> None:
         id="ab" * 48,
         version="96.10.55.00.01",
         measurements=EXPECTED,
+        floors={},
         chain=tuple(party.certificate for party in AUTHORITY.parties),
         valid_until=datetime(2049, 12, 31, tzinfo=UTC),
         product="LS10",
@@ -121,7 +122,8 @@ RESOURCES: Mapping[str, tuple[str, str]] = {
     "a negative number": (resource(8, [A], index="-1"), "index is not a number"),
     "a number in other digits": (resource(8, [A], index="\u0667"), "index is not a number"),
     "a very long number": (resource(8, [A], index="0" * 99 + "7"), "index is not a number"),
-    "a number that no report has": (resource(255, [A]), "reports end at 253"),
+    "a number that no report has": (resource(255, [A]), "measurement 254: reports end at 253, floors at 69631"),
+    "the last number before floors": (resource(4096, [A]), "measurement 4095: reports end at 253"),
     "perhaps active": (resource(8, [A], active="true"), "neither active nor inactive"),
     "another type": (resource(8, [A], type="OpaqueData"), "unknown kind"),
     "another element": (resource(8, [A]).replace("ns0:Resource", "ns0:File"), "unknown kind"),
@@ -143,6 +145,92 @@ def test_a_signed_measurement_that_has_no_one_meaning_is_refused(resources: str,
     document = swid(golden={9: [C]})
     assert _read(sign(document)).measurements == {9: frozenset({C})}
     _refused(sign(document.replace("    </ns0:Payload>", f"{resources}    </ns0:Payload>")), reason)
+
+
+# --- floors
+
+
+def _with(*floors: str, golden: Mapping[int, list[bytes]] | None = None) -> bytes:
+    return sign(swid(golden=GOLDEN if golden is None else golden, floors=floors))
+
+
+def test_floors_are_read_by_the_type_of_their_field() -> None:
+    manifest = _read(_with(floor(0, 0), floor(37, 5, name="FSP_UCODE_MIN_SVN"), floor(65535, "18446744073709551615")))
+    assert manifest.measurements == EXPECTED
+    assert manifest.floors == {
+        0: rim.Floor("FIELD_0_MIN_SVN", 0),
+        37: rim.Floor("FSP_UCODE_MIN_SVN", 5),
+        65535: rim.Floor("FIELD_65535_MIN_SVN", 2**64 - 1),
+    }
+
+
+def test_a_manifest_that_only_declares_the_namespace_of_floors_has_none() -> None:
+    assert _read(_with()).floors == {}
+
+
+def test_the_prefix_of_a_namespace_does_not_matter() -> None:
+    document = swid(golden=GOLDEN, floors=[floor(37, 5)])
+    assert _read(sign(document.replace("ns3:", "svn:").replace("xmlns:ns3", "xmlns:svn"))).floors.keys() == {37}
+
+
+def test_whether_to_report_a_value_changes_nothing() -> None:
+    for said in ({"ns3:minSvn": "5"}, {"ns3:minSvn": "5", "ns3:includeInResult": "False"}):
+        assert _read(_with(floor(37, 0, said))).floors == {37: rim.Floor("FIELD_37_MIN_SVN", 5)}
+
+
+def test_size_and_alternatives_of_a_floor_mean_nothing() -> None:
+    assert _read(_with(floor(37, 5, size="", alternatives="many"))).floors.keys() == {37}
+
+
+def test_an_inactive_floor_does_not_count() -> None:
+    inactive = (floor(37, "5x", active="False"), floor(38, 5, {}, active="False", name=""))
+    assert _read(_with(*inactive, floor(39, 5, name="FIELD_37_MIN_SVN"))).floors.keys() == {39}
+
+
+_HASH = {"ns2:Hash0": A.hex()}
+_MIN_SVN = {"ns3:minSvn": "5"}
+FLOORS: Mapping[str, tuple[bytes, str]] = {
+    "without a number": (_with(floor(37, 0, {"ns3:includeInResult": "True"})), "not the number of a security version"),
+    "with a hash instead": (_with(floor(37, 0, _HASH)), "not the number of a security version alone"),
+    "with a hash too": (_with(floor(37, 0, _HASH | _MIN_SVN)), "not the number of a security version alone"),
+    "with an attribute more": (_with(floor(37, 0, {"ns3:maxSvn": "9"} | _MIN_SVN)), "security version alone"),
+    "with a number of no namespace": (_with(floor(37, 0, {}, minSvn="5")), "not the number of a security version"),
+    "with a number of another namespace": (_with(floor(37, 0, {"ns0:minSvn": "5"})), "not the number of a security"),
+    **{
+        f"with {text!r} for a number": (_with(floor(37, text)), "not the number of a security version")
+        for text in ("5x", "", "-1", "+5", "0x5", " 5", "5.0", "5_0", "\u0665", "9" * 21)
+    },
+    "without a name": (_with(floor(37, 5, name="")), "name is missing or not a word"),
+    "with a name of two words": (_with(floor(37, 5, name="FSP SVN")), "name is missing or not a word"),
+    "with an endless name": (_with(floor(37, 5, name="F" * 129)), "name is missing or not a word"),
+    "perhaps active": (_with(floor(37, 5, active="true")), "neither active nor inactive"),
+    "of a type twice": (_with(floor(37, 5), floor(37, 5, name="OTHER")), "measurement 4133 twice"),
+    "of a type active and inactive": (_with(floor(37, 5), floor(37, 5, active="False")), "measurement 4133 twice"),
+    "of a name twice": (_with(floor(37, 5), floor(38, 5, name="FIELD_37_MIN_SVN")), "two floors of one name"),
+    "of no type": (_with(floor(65536, 5)), "measurement 69632: reports end at 253, floors at 69631"),
+    "of a very long number": (_with(floor(100_000, 5)), "index is not a number"),
+    "in place of measurements": (_with(floor(37, 5), golden={}), "no active measurement"),
+    "on a measurement": (
+        sign(
+            swid(golden={9: [C]}, floors=[resource(8, [A]).replace("></ns0:R", ' ns3:minSvn="5"></ns0:R')]),
+        ),
+        "not as many as it says",
+    ),
+    "at the number of a measurement": (_with(floor(10 - 4096, 5)), "not as many as it says"),
+    "as an element of another kind": (_with(floor(37, 5, type="OpaqueData")), "unknown kind"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), FLOORS.values(), ids=FLOORS.keys())
+def test_a_floor_that_has_no_one_meaning_is_refused(data: bytes, reason: str) -> None:
+    _refused(data, reason)
+
+
+def test_a_floor_changed_after_signing_is_refused() -> None:
+    text = _with(floor(37, 5)).decode()
+    for changed in (text.replace('minSvn="5"', 'minSvn="4"'), text.replace(floor(37, 5), "")):
+        assert changed != text
+        _refused(changed, "not what was signed")
 
 
 # --- who signed it
@@ -175,9 +263,9 @@ AUTHORITIES: Mapping[str, tuple[Mapping[str, Mapping[str, Any]], str]] = {
     **{f"a {role} on P-256": ({role: {"curve": ec.SECP256R1()}}, "not of P-384") for role in _ROLES[:3]},
     **{f"a {role} with SHA-256": ({role: {"digest": SHA256()}}, "ECDSA with SHA-384") for role in _ROLES[:3]},
     "a signer that issues": ({"signer": {"ca": True}}, "not a certificate for signing documents"),
-    "a signer that may not sign": ({"signer": {"digital_signature": False}}, "not a certificate for signing documents"),
-    "an issuer by its usage alone": ({"level3": {"ca": False, "key_cert_sign": True}}, "may not issue"),
-    "an issuer by its constraints alone": ({"level3": {"key_cert_sign": False}}, "may not issue"),
+    "a signer that may not sign": ({"signer": {"uses": ()}}, "not a certificate for signing documents"),
+    "an issuer by its usage alone": ({"level3": {"ca": False, "uses": (ISSUES,)}}, "may not issue"),
+    "an issuer by its constraints alone": ({"level3": {"uses": (SIGNS,)}}, "may not issue"),
     "a chain too long for an issuer": ({"family": {"path_length": 0}}, "longer than an issuer in it allows"),
     "a critical extension": ({"signer": {"extensions": [(_SERVER, True)]}}, "critical extension"),
 }

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
+from attestation.collateral.roots import VENDOR_ROOTS, fingerprint
 from attestation.errors import EvidenceError
 from attestation.gpu import rim
-from attestation.roots import VENDOR_ROOTS, fingerprint
 from tests.vectors import vector
 
 DRIVER_545 = "nvidia/nvtrust_v1/Driver_RIM_test_no_gpu.swidtag"

@@ -13,7 +13,8 @@ from attestation.gpu.policy import Mode
 from attestation.gpu.topology import distinct, mode, topology
 from attestation.types import Check, Nonce
 from tests.attestation.gpu import forge
-from tests.attestation.gpu.forge import NVIDIA, Chip, Machine, certify, pem
+from tests.attestation.gpu.forge import NVIDIA, Chip, Machine, pem
+from tests.pki import issue
 
 NONCE = Nonce(bytes(32))
 MACHINE = Machine.build(gpus=2, switches=2)
@@ -22,7 +23,7 @@ FOREIGN_GPU, FOREIGN_SWITCH = Chip.make(number=50), Chip.make("LS_10", number=50
 
 
 def _answer(chip: Chip, fields: Mapping[int, bytes] | None = None) -> DeviceAnswer:
-    return forge.answer(chip, NONCE, MACHINE.fields(chip) if fields is None else fields)
+    return forge.answer(chip, NONCE, MACHINE.said(chip) if fields is None else fields)
 
 
 def _distinct(*chips: Chip) -> Check:
@@ -44,7 +45,7 @@ def test_a_chip_that_booted_anew_is_the_same_device() -> None:
 
 
 def test_a_firmware_key_under_two_chips_is_the_same_device() -> None:
-    twin = replace(GPUS[1], leaf=certify("GH100 A01 GSP FMC LF", GPUS[1].brom, ca=None, key=GPUS[0].leaf.key))
+    twin = replace(GPUS[1], leaf=issue("GH100 A01 GSP FMC LF", GPUS[1].brom, ca=None, key=GPUS[0].leaf.key))
     assert "GPU 1: the same device as GPU 0" in _distinct(GPUS[0], twin).detail
 
 
@@ -124,7 +125,7 @@ def _switch(*gpus: Chip, **fields: bytes | None) -> DeviceAnswer:
     return _answer(SWITCHES[0], forge.switch_fields(SWITCHES[0], gpus, **fields))
 
 
-_NAMELESS = certify("GH100 A01 GSP BROM", NVIDIA.provisioners["GH100"])
+_NAMELESS = issue("GH100 A01 GSP BROM", NVIDIA.provisioners["GH100"])
 
 MISLED = {
     "a GPU linked to a switch that is not there": (

@@ -15,17 +15,19 @@ from typing import Any
 
 import pytest
 
+from attestation.collateral.roots import VENDOR_ROOTS
 from attestation.errors import EvidenceError
-from attestation.gpu import rim
+from attestation.gpu import nras, rim
 from attestation.gpu.abi import FeatureFlag, GpuReport, parse_gpu, parse_switch
 from attestation.gpu.appraise import appraise, needs
 from attestation.gpu.chain import read_chain, verify_chain, verify_signature
-from attestation.gpu.evidence import Architecture, DeviceAnswer, encode_devices
+from attestation.gpu.evidence import Architecture, DeviceAnswer, Kind, encode_devices
+from attestation.gpu.nras import NrasPolicy
 from attestation.gpu.ocsp import OcspPolicy
 from attestation.gpu.policy import GpuPolicy, Mode, SwitchPolicy
 from attestation.gpu.reference import compare
-from attestation.roots import VENDOR_ROOTS
 from attestation.types import Appraisal, CheckStatus, CollateralKey, CollateralKind, Nonce
+from tests.attestation.gpu.forge import nvdaod
 from tests.vectors import vector
 
 THEN = datetime(2025, 6, 1, tzinfo=UTC)
@@ -98,7 +100,15 @@ def test_a_whole_capture_of_a_hopper_is_accepted() -> None:
     appraisal = _appraise(answer, OLD_HOPPER, collateral)
     assert _failed(appraisal) == set()
     skipped = {check.name for check in appraisal.checks if check.status is CheckStatus.SKIP}
-    assert skipped == {"gpu firmware", "gpu hardware", "gpu topology", "gpu revocation", "rim revocation", "nras"}
+    assert skipped == {
+        "gpu firmware",
+        "gpu hardware",
+        "gpu security versions",
+        "gpu topology",
+        "gpu revocation",
+        "rim revocation",
+        "nras",
+    }
     assert appraisal.claims["gpu_driver_version"] == "545.00"
     assert appraisal.valid_until is not None
     assert appraisal.valid_until.date().isoformat() == "2025-06-22"
@@ -244,6 +254,82 @@ FORGED = {
         parse_gpu,
     ),
 }
+
+
+def test_a_byte_that_a_driver_appends_to_a_report_changes_nothing() -> None:
+    answer, collateral = _nvtrust()
+    longer = replace(answer, evidence=answer.evidence + b"\0")
+    assert _appraise(longer, OLD_HOPPER, collateral) == _appraise(answer, OLD_HOPPER, collateral)
+
+
+def _transcript() -> bytes:
+    return _report("2026-10/sample_nvdaod_transcript.txt")
+
+
+def test_a_report_in_the_versioned_layout_is_read() -> None:
+    """Nobody published its chain, so that its signature is not looked at."""
+    data = _transcript()
+    report = parse_gpu(data)
+    assert report.spdm.nonce.hex().startswith("50e4490d")
+    assert (report.spdm.signed, report.spdm.signature) == (data[:4082], data[4082:])
+    assert len(report.spdm.measurements) == 64
+    assert (report.driver_version, report.vbios_version) == ("620.12", "96.00.D9.00.0F")
+    assert (report.project, report.project_sku, report.chip_sku) == ("G520", "0201", "884")
+    assert (report.nvdec0, report.protected_pcie, report.feature_flag) == (True, False, FeatureFlag.SPT)
+    assert report.fwid is not None
+    assert report.fwid.hex().startswith("0d7cde10")
+    assert report.switch_pdis == frozenset()
+    assert report.fsp_ucode_svn == 0
+
+
+def test_the_forge_writes_the_versioned_layout_as_a_real_report_does() -> None:
+    data = _transcript()
+    opaque = parse_gpu(data).spdm.opaque
+    assert list(opaque.values) == [6, 14, 15, 16, 17, 18, 19, 3, 4, 12, 13, 11, 37, 20, 21, 34, 36]
+    assert nvdaod(opaque.values) == data[3599:4082]
+
+
+def test_every_truncation_of_a_report_in_the_versioned_layout_is_refused() -> None:
+    data = _transcript()
+    for length in range(len(data)):
+        with pytest.raises(EvidenceError):
+            parse_gpu(data[:length])
+
+
+def test_a_report_of_the_security_processor_is_authentic_and_has_no_opaque_data() -> None:
+    verify_chain(read_chain(_chain("2026-10/blackwellFspCertChain.txt")), VENDOR_ROOTS, THEN)
+    with pytest.raises(EvidenceError, match="has no NVDEC0_STATUS"):
+        parse_gpu(_report("2026-10/blackwellFspAttestationReport.txt"))
+
+
+NRAS_ANSWERS: Mapping[str, tuple[Kind, str, int, dict[str, str]]] = {
+    "about a Hopper": (
+        "gpu",
+        "hopperClaimsv3_detached_eat.json",
+        1749602000,
+        {
+            "signature": "may be of another day",
+            "result": "overall: claims of version 3.0, and 4.0 was asked for",
+        },
+    ),
+    "about a switch": (
+        "switch",
+        "switch_detached_eat.json",
+        1751156000,
+        {"signature": "may be of another day", "issuer": f"not issued by {nras.ISSUER}"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "file", "at", "faults"), NRAS_ANSWERS.values(), ids=NRAS_ANSWERS)
+def test_an_old_answer_of_nras_is_read(kind: Kind, file: str, at: int, faults: Mapping[str, str]) -> None:
+    """Its keys are of another day, and that about a switch was made by a service that is not the public one."""
+    nonce = Nonce(bytes.fromhex("931d8dd0add203ac3d8b4fbde75e115278eefcdceac5b87671a748f32364dfcb"))
+    collateral = {nras.key(kind, nonce): vector(f"nvidia/2026-10/{file}"), nras.KEYS: b'{"keys": []}'}
+    checks = nras.judge(collateral, NrasPolicy(), kind=kind, nonce=nonce, count=1, now=datetime.fromtimestamp(at, UTC))
+    found = {check.name.removeprefix(f"nras {kind} "): check.detail for check in checks if check.failed}
+    assert found.keys() == faults.keys()
+    assert all(told in found[line] for line, told in faults.items())
 
 
 @pytest.mark.parametrize(("report", "chain", "parse"), FORGED.values(), ids=FORGED)

@@ -30,13 +30,15 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from attestation.roots import Roots
-from attestation.snp.abi import Product, SigningKey, parse_certificate_table, parse_report, parse_tcb
+from attestation.collateral.roots import Roots
+from attestation.snp.abi import Product, SigningKey, parse_report, parse_tcb
 from attestation.snp.appraise import collateral_of
 from attestation.snp.certificate import to_pem
 from attestation.snp.collateral import crl_key
 from attestation.snp.policy import ProductPolicy, SnpPolicy
+from attestation.snp.table import parse_certificate_table
 from attestation.types import Collateral
+from tests.pki import ISSUES, LISTS, SIGNS, builder
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 CSP_ID = "cloud.example"
@@ -152,32 +154,19 @@ class Authority:
 
 @cache
 def _issue(authority: Authority) -> bytes:
-    builder = (
-        x509.CertificateBuilder(distinguished(authority.issuer), distinguished(authority.subject))
-        .public_key(rsa_key(authority.key).public_key())
-        .serial_number(authority.serial)
-        .not_valid_before(authority.not_before)
-        .not_valid_after(authority.not_after)
-        .add_extension(x509.BasicConstraints(ca=authority.ca, path_length=None), critical=True)
-        .add_extension(_key_usage(cert_sign=authority.cert_sign, crl_sign=authority.crl_sign), critical=True)
+    uses = [use for use, granted in ((ISSUES, authority.cert_sign), (LISTS, authority.crl_sign)) if granted]
+    built = builder(
+        distinguished(authority.subject),
+        distinguished(authority.issuer),
+        rsa_key(authority.key).public_key(),
+        start=authority.not_before,
+        end=authority.not_after,
+        serial=authority.serial,
+        ca=authority.ca,
+        uses=uses or (SIGNS,),
+        extensions=authority.extra,
     )
-    for extension, critical in authority.extra:
-        builder = builder.add_extension(extension, critical=critical)
-    return builder.sign(rsa_key(authority.issuer_key), SHA384(), rsa_padding=_PSS).public_bytes(Encoding.DER)
-
-
-def _key_usage(*, cert_sign: bool, crl_sign: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        key_cert_sign=cert_sign,
-        crl_sign=crl_sign,
-        digital_signature=not cert_sign and not crl_sign,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    return built.sign(rsa_key(authority.issuer_key), SHA384(), rsa_padding=_PSS).public_bytes(Encoding.DER)
 
 
 @dataclass(frozen=True)
@@ -287,20 +276,21 @@ class ForgedAmd:
 
         extensions: by their number below AMD's arc; None leaves one out.
         """
-        builder = (
-            x509.CertificateBuilder()
-            .issuer_name(distinguished(issuer or self.ask().subject))
-            .subject_name(distinguished(subject or f"SEV-{self.signing.upper()}"))
-            .public_key(public_key or ec_key("vek").public_key())
-            .serial_number(1)
-            .not_valid_before(not_before or self.now - timedelta(days=30))
-            .not_valid_after(not_after or self.now + timedelta(days=2500))
+        own = (self.extensions(report) | dict(extensions or {})).items()
+        built = builder(
+            distinguished(subject or f"SEV-{self.signing.upper()}"),
+            distinguished(issuer or self.ask().subject),
+            public_key or ec_key("vek").public_key(),
+            start=not_before or self.now - timedelta(days=30),
+            end=not_after or self.now + timedelta(days=2500),
+            serial=1,
+            extensions=[
+                (x509.UnrecognizedExtension(x509.ObjectIdentifier(f"{ARC}.{number}"), value), critical)
+                for number, value in own
+                if value is not None
+            ],
         )
-        for number, value in (self.extensions(report) | dict(extensions or {})).items():
-            if value is not None:
-                extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(f"{ARC}.{number}"), value)
-                builder = builder.add_extension(extension, critical=critical)
-        return _with_serial_zero(builder.sign(rsa_key(issuer_key), SHA384(), rsa_padding=_PSS), issuer_key)
+        return _with_serial_zero(built.sign(rsa_key(issuer_key), SHA384(), rsa_padding=_PSS), issuer_key)
 
     def extensions(self, report: bytes) -> dict[str, bytes | None]:
         """AMD's extensions, by their number below its arc."""
@@ -328,7 +318,7 @@ class ForgedAmd:
         extra: tuple[tuple[x509.ExtensionType, bool], ...] = (),
     ) -> bytes:
         """The list of what the ARK revoked: nothing, but for `serials`."""
-        builder = (
+        crl = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(distinguished(issuer or f"ARK-{self.product}"))
             .last_update(this_update or self.now - timedelta(days=1))
@@ -336,11 +326,11 @@ class ForgedAmd:
             .add_extension(x509.CRLNumber(7), critical=False)
         )
         for extension, critical in extra:
-            builder = builder.add_extension(extension, critical=critical)
+            crl = crl.add_extension(extension, critical=critical)
         for serial in serials:
             revoked = x509.RevokedCertificateBuilder(serial, self.now - timedelta(days=2))
-            builder = builder.add_revoked_certificate(revoked.build())
-        return builder.sign(rsa_key(issuer_key), SHA384(), rsa_padding=_PSS).public_bytes(Encoding.DER)
+            crl = crl.add_revoked_certificate(revoked.build())
+        return crl.sign(rsa_key(issuer_key), SHA384(), rsa_padding=_PSS).public_bytes(Encoding.DER)
 
 
 def write(report: bytes, fields: Mapping[str, int | bytes]) -> bytes:

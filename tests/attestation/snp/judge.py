@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from attestation.roots import Roots
+from attestation.collateral.roots import Roots
 from attestation.snp.abi import Product
 from attestation.snp.appraise import CHECKS, appraise
 from attestation.snp.policy import SnpPolicy

@@ -185,6 +185,15 @@ def test_what_the_policy_allows_is_accepted(fields: dict[str, int | bytes], rule
     assert failed(_Case("none", fields, rules).judge()) == []
 
 
+@pytest.mark.parametrize("amd", [AMD, TURIN], ids=["64 bytes used", "8 bytes used"])
+def test_a_chip_is_named_as_it_is_told(amd: ForgedAmd) -> None:
+    told = detail(judge(amd), "snp chip").removeprefix("the policy does not ask; it is ")
+    assert len(told) == 2 * amd.product.hardware_id_bytes
+    for chip_id in (told, amd.chip_id.hex()):
+        assert detail(judge(amd, policy=amd.policy(chip_ids=("00" * 8, chip_id))), "snp chip") == told
+    assert failed(judge(amd, policy=amd.policy(chip_ids=(told[:14] + "00",)))) == ["snp chip"]
+
+
 @pytest.mark.parametrize("rules", [{}, {"allow_smt": True, "allow_cxl": True, "allow_provisional_firmware": True}])
 def test_debugging_cannot_be_allowed(rules: dict[str, Any]) -> None:
     appraisal = _Case("", {"policy": 0x20000 | 1 << 19}, rules).judge()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from attestation.roots import VENDOR_ROOTS, Roots
+from attestation.collateral.roots import VENDOR_ROOTS, Roots
 from attestation.snp.abi import Product, SigningKey, parse_report
 from attestation.snp.certificate import to_pem
 from attestation.snp.chain import CHAIN_CHECKS, VEK_CHECKS

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from attestation.errors import EvidenceError
-from attestation.snp.abi import CertificateTable, Product, SigningKey, parse_certificate_table, parse_report
+from attestation.snp.abi import Product, SigningKey, parse_report
 from attestation.snp.collateral import Piece, chain_key, collateral_of, crl_key, look_up, vek_key
+from attestation.snp.table import CertificateTable, parse_certificate_table
 from attestation.types import CollateralKey, CollateralKind
 from tests.attestation.snp.forge import ForgedAmd
 from tests.attestation.snp.judge import replaced

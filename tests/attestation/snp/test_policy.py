@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from attestation.snp import policy as module
 from attestation.snp.abi import FirmwareVersion, GuestPolicy, PlatformInfo, Product, Tcb
 from attestation.snp.policy import GuestRequirement, PlatformRequirement, ProductPolicy, SnpPolicy
-from attestation.validation import validate
+from core.program.validation import validate
 
 _POLICY = TypeAdapter(SnpPolicy)
 MEASUREMENT = "ab" * 48
@@ -123,7 +123,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a privilege level that is none": ({"vmpl": 4}, "vmpl"),
     "a list of no clouds": ({"csp_ids": []}, "csp_ids"),
     "a list of no chips": ({"chip_ids": []}, "chip_ids"),
-    "half of a chip id": ({"chip_ids": ["00" * 32]}, "chip_ids.0"),
+    "half of a chip id": ({"chip_ids": ["00" * 32]}, r"^chip_ids\.0: must be 16 or 128 lower-case hexadecimal digits$"),
     "a list of no host data": ({"host_data": []}, "host_data"),
     "a list of no ID keys": ({"id_key_digests": []}, "id_key_digests"),
     "a list of no authors": ({"author_key_digests": []}, "author_key_digests"),

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from attestation.roots import VENDOR_ROOTS
-from attestation.snp.abi import REPORT_BYTES, CertificateTable, Product, SnpReport, Tcb, parse_report
+from attestation.collateral.roots import VENDOR_ROOTS
+from attestation.snp.abi import REPORT_BYTES, Product, SnpReport, Tcb, parse_report
 from attestation.snp.appraise import CHECKS, appraise, needs
 from attestation.snp.certificate import from_pem, parse_certificate, verify_issued
 from attestation.snp.chain import CHAIN_CHECKS, VEK_CHECKS
 from attestation.snp.collateral import chain_key, collateral_of, vek_key
 from attestation.snp.policy import ProductPolicy, SnpPolicy
+from attestation.snp.table import CertificateTable
 from attestation.types import Appraisal, Collateral
 from tests.attestation.snp.judge import detail, failed
 from tests.vectors import vector
@@ -192,6 +193,7 @@ def test_an_envelope_around_a_report_is_not_a_report() -> None:
     policy = _policy(envelope[32 : 32 + REPORT_BYTES])
     appraisal = appraise(envelope, policy, {}, roots=VENDOR_ROOTS, now=MID_2026)
     assert failed(appraisal) == ["snp report"]
+    assert "Azure is not supported" in appraisal.checks[0].detail
     inner: SnpReport = parse_report(envelope[32 : 32 + REPORT_BYTES])
     assert inner.measurement.hex().startswith("9ac48fca")
 

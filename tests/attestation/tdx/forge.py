@@ -27,9 +27,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from attestation.roots import VENDOR_ROOTS, Roots, fingerprint
+from attestation.collateral.roots import VENDOR_ROOTS, Roots, fingerprint
 from attestation.tdx.policy import CodeRelease, HardwareProfile, TdxPolicy
 from attestation.types import CollateralKey, CollateralKind, Evidence, EvidenceKind, ReportData
+from tests.pki import ISSUES, LISTS, SIGNS, builder, named
 
 NOW: Final = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 TCB_DATE: Final = NOW - timedelta(days=200)
@@ -155,7 +156,7 @@ class ForgedIntel:
 
     def crl(self, issuer: str, *, issued: datetime | None = None, next_update: datetime | None = None) -> bytes:
         """The DER list of what `issuer` revoked."""
-        builder = (
+        crl = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(_name(self._name(issuer)))
             .last_update(issued or self.issued)
@@ -166,8 +167,8 @@ class ForgedIntel:
         for role in sorted(self.revoked):
             if issuer == (self.ca if role == "pck" else "root"):
                 entry = x509.RevokedCertificateBuilder().serial_number(_SERIALS[role]).revocation_date(self.issued)
-                builder = builder.add_revoked_certificate(entry.build())
-        return builder.sign(KEYS[issuer], hashes.SHA256()).public_bytes(Encoding.DER)
+                crl = crl.add_revoked_certificate(entry.build())
+        return crl.sign(KEYS[issuer], hashes.SHA256()).public_bytes(Encoding.DER)
 
     def tcb_info(self, **changes: Any) -> str:
         """TCB info for this platform, as JSON; one level, which is UpToDate, and one module, likewise."""
@@ -327,12 +328,7 @@ def _header_and_body(version: int, body_type: int, changes: Mapping[str, bytes])
 
 
 def _name(common_name: str) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Forged Corporation"),
-        ]
-    )
+    return named(common_name, (NameOID.ORGANIZATION_NAME, "Forged Corporation"))
 
 
 def _key_identifier(role: str) -> x509.AuthorityKeyIdentifier:
@@ -345,36 +341,23 @@ def _certificate(
 ) -> x509.Certificate:
     """A certificate; cached, since a signature made anew would give it another fingerprint."""
     is_ca = role in ("root", "platform", "processor")
-    usage = dict.fromkeys(
-        (
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(_name(name))
-        .issuer_name(_name(issuer_name))
-        .public_key(KEYS[role].public_key())
-        .serial_number(_SERIALS[role])
-        .not_valid_before(now - timedelta(days=1000))
-        .not_valid_after(end)
-        .add_extension(_key_identifier(issuer), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(KEYS[role].public_key()), critical=False)
-        .add_extension(
-            x509.KeyUsage(digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca, **usage), critical=True
-        )
-        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-    )
+    identifier = x509.SubjectKeyIdentifier.from_public_key(KEYS[role].public_key())
+    extensions: list[tuple[x509.ExtensionType, bool]] = [(_key_identifier(issuer), False), (identifier, False)]
     if extension is not None:
         sgx = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.840.113741.1.13.1"), extension)
-        builder = builder.add_extension(sgx, critical=False)
-    return builder.sign(KEYS[issuer], hashes.SHA256())
+        extensions.append((sgx, False))
+    built = builder(
+        _name(name),
+        _name(issuer_name),
+        KEYS[role].public_key(),
+        start=now - timedelta(days=1000),
+        end=end,
+        serial=_SERIALS[role],
+        ca=is_ca,
+        uses=(ISSUES, LISTS) if is_ca else (SIGNS,),
+        extensions=extensions,
+    )
+    return built.sign(KEYS[issuer], hashes.SHA256())
 
 
 _INTEGER, _OCTETS, _OID, _ENUMERATED, _BOOLEAN, _SEQUENCE = 0x02, 0x04, 0x06, 0x0A, 0x01, 0x30

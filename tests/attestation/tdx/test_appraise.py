@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attestation.roots import VENDOR_ROOTS, Roots
+from attestation.collateral.roots import VENDOR_ROOTS, Roots
 from attestation.tdx.appraise import appraise, needs
 from attestation.tdx.policy import CodeRelease, HardwareProfile, TcbStatus, TdxPolicy
 from attestation.types import Appraisal, CheckStatus, CollateralKey, ReportData
@@ -106,6 +106,14 @@ def test_a_machine_within_the_policy_is_accepted() -> None:
         "tcb_date": f"{TCB_DATE:%Y-%m-%d}",
         "tcb_advisories": "none",
     }
+
+
+@pytest.mark.parametrize("name", ["mr_config_id", "mr_owner", "mr_owner_config"])
+def test_an_old_and_a_new_configuration_are_accepted_beside_each_other(name: str) -> None:
+    both = INTEL.policy(**{name: ("00" * 48, "01" * 48)})
+    for value in (bytes(48), b"\x01" * 48):
+        assert _failed(_Case(_quote(**{name: value}), both).appraise()) == []
+    assert _failed(_Case(_quote(**{name: b"\x02" * 48}), both).appraise()) == [f"tdx {name}"]
 
 
 def test_what_the_quote_reports_is_handed_on() -> None:

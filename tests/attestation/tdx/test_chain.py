@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attestation.collateral.roots import VENDOR_ROOTS
 from attestation.errors import EvidenceError
-from attestation.roots import VENDOR_ROOTS
 from attestation.tdx.abi import HEADER_BYTES, TD15_BYTES, parse_quote
 from attestation.tdx.chain import Flag, PckCa, TcbClaims, read_pck_chain, trusted_root, verify
 from attestation.tdx.collateral import parse_collateral

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from attestation.collateral.roots import VENDOR_ROOTS, Roots
 from attestation.errors import EvidenceError
-from attestation.roots import VENDOR_ROOTS, Roots
 from attestation.tdx.abi import TdReport, parse_quote
 from attestation.tdx.appraise import appraise, needs
 from attestation.tdx.policy import CodeRelease, HardwareProfile, TdxPolicy

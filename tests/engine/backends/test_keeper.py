@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
 
+from core.errors import BackendError
 from engine.backends.keeper import MAX_RESTART_DELAY_S, Keeper
-from engine.errors import BackendError
+from tests.waiting import until
 
 
 @dataclass
@@ -55,12 +56,6 @@ class Machine:
         count = len(self.servers)
         self.servers[-1].ended.set()
         await until(lambda: len(self.servers) > count and self.keeper.current is self.servers[-1])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  what is waited for tells nobody
-            await asyncio.sleep(0)
 
 
 @pytest.fixture

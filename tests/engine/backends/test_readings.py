@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.null_speech import NullTranscriber
+from core.errors import BackendError
 from engine.backends.readings import read_metrics
-from engine.backends.vllm import AttachedVllm
-from engine.backends.vllm_answers import Sample
-from engine.errors import BackendError
-
-from .fake_vllm import FakeVllm
+from engine.backends.vllm.transcriber import AttachedVllm
+from engine.speech.observer import Sample
+from tests.engine.backends.vllm.fake_vllm import FakeVllm
 
 COUNTED = """\
 # HELP vllm:num_preemptions_total Preemptions.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from core.errors import BackendError
 from engine.backends import surroundings
-from engine.backends.surroundings import cuda_libraries, find_vllm, gpus, make_private
-from engine.errors import BackendError
+from engine.backends.surroundings import NEW_S, PrivateDirectory, cuda_libraries, find_vllm, gpus, remove_leftovers
 
 
 def executable(path: Path) -> Path:
@@ -40,12 +42,35 @@ def test_cuda_comes_from_our_own_environment_and_the_images_place(
 
 def test_a_private_directory_is_in_memory_or_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surroundings, "MEMORY_DIRECTORY", tmp_path)
-    made = make_private("x-")
-    assert made.parent == tmp_path
-    assert made.stat().st_mode & 0o777 == 0o700
+    made = PrivateDirectory("x")
+    assert made.path.parent == tmp_path
+    assert made.path.stat().st_mode & 0o777 == 0o700
+    (made.path / "file").touch()
+    made.remove()
+    made.remove()
+    assert not made.path.exists()
     monkeypatch.setattr(surroundings, "MEMORY_DIRECTORY", tmp_path / "none")
     with pytest.raises(BackendError, match="no directory in memory"):
-        make_private("x-")
+        PrivateDirectory("x")
+
+
+def test_what_a_killed_engine_left_in_memory_is_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surroundings, "MEMORY_DIRECTORY", tmp_path)
+    living = PrivateDirectory("weights")
+    left, new = tmp_path / "sottovoce-engine-weights-left", tmp_path / "sottovoce-engine-weights-new"
+    link, others = tmp_path / "sottovoce-engine-weights-link", tmp_path / "weights-of-others"
+    for path in (left, new, others):
+        path.mkdir()
+        (path / "model.bin").touch()
+    link.symlink_to(others)
+    for path in (left, others, living.path):
+        os.utime(path, (0, time.time() - NEW_S - 1))
+    remove_leftovers()
+    assert set(tmp_path.iterdir()) == {living.path, new, link, others}
+    assert list(others.iterdir())
+    living.remove()
 
 
 def test_the_images_vllm_is_found_without_asking_the_search_path(

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+from core.transcript.faults import Fault
+from core.transcript.types import Segment, Task, TokenLogprob, Transcript, Word
+from engine.openai.errors import _CODES, _CODES_OF_SUBJECTS, ErrorCode
 from engine.openai.fields import parse_transcription
+from engine.openai.form_headers import MediaType
 from engine.openai.models import ModelCatalogue, ServedModel
-from engine.openai.multipart import Form, MediaType, MultipartReader
-from engine.types import Segment, Task, TokenLogprob, Transcription, TranscriptionRequest, Word
+from engine.openai.multipart import Form, MultipartReader
+from engine.openai.subjects import subject_of
+from engine.speech.speakers import ToldBy
+from engine.types import Detail, Hearing
 
 BOUNDARY = "0123456789abcdef0123456789abcdef"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -15,11 +24,14 @@ WHISPER = ServedModel(
     "openai/whisper-large-v3",
     created=1_700_000_000,
     aliases=("whisper-large-v3", "whisper-1"),
-    logprobs=True,
+    details=frozenset(Detail),
     sampling=frozenset({"seed", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty"})
     | {"repetition_penalty"},
 )
 CATALOGUE = ModelCatalogue((WHISPER,))
+VOICES = ModelCatalogue((replace(WHISPER, speakers=ToldBy.VOICES),))
+CHANNELS = ModelCatalogue((replace(WHISPER, speakers=ToldBy.CHANNELS),))
+"""Where speakers are told apart."""
 PLAIN = ModelCatalogue((ServedModel("plain", created=1, tasks=frozenset({Task.TRANSCRIBE})),))
 """A model without log probabilities, sampling parameters and translation."""
 
@@ -55,14 +67,30 @@ def form(*fields: tuple[str, str]) -> Form:
     return Form(fields, bytearray(AUDIO), MediaType("audio/x-wav"))
 
 
-def ask(**fields: str) -> TranscriptionRequest:
-    return parse_transcription(form(*fields.items()), CATALOGUE).request
+def fault(
+    code: ErrorCode,
+    field: str | None = None,
+    *,
+    numbers: Mapping[str, int] | None = None,
+    retry_after_s: float | None = None,
+) -> Fault:
+    """A fault that is answered with that code. field: the form field at fault, where the code is not that of one."""
+    subject = subject_of(field) if field else None
+    for (kind, of), own in _CODES_OF_SUBJECTS.items():
+        if own is code:
+            return Fault(kind, subject or of, numbers=numbers, retry_after_s=retry_after_s)
+    kind = next(kind for kind, general in _CODES.items() if general is code)
+    return Fault(kind, subject, numbers=numbers, retry_after_s=retry_after_s)
+
+
+def ask(**fields: str) -> Hearing:
+    return parse_transcription(form(*fields.items()), CATALOGUE).hearing
 
 
 def transcription(
     *segments: Segment, text: str | None = None, task: Task = Task.TRANSCRIBE, duration_s: float = 8.47
-) -> Transcription:
-    return Transcription(
+) -> Transcript:
+    return Transcript(
         task=task,
         language="en",
         duration_s=duration_s,

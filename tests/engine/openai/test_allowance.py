@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from engine.access.limits import RequestAllowance
 from engine.openai.allowance import allowance_headers
-from engine.types import RequestAllowance
 
 
 def test_where_requests_are_not_limited_nothing_is_told() -> None:

@@ -10,19 +10,21 @@ from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 from openai.types.audio import TranscriptionTextDeltaEvent, TranscriptionTextDoneEvent
 
-from engine.errors import ErrorCode, RequestError
+from core.transcript.types import Task, TokenLogprob
+from engine.openai.errors import ErrorCode
 from engine.openai.events import DONE, KEEP_ALIVE, EventStream, error_event, event_stream
-from engine.types import Task, TextDelta, TokenLogprob, TranscriptionRequest
-from tests.engine.openai.forms import SPOKEN, transcription
+from engine.openai.rendering import Rendering
+from engine.types import Hearing, TextDelta
+from tests.engine.openai.forms import SPOKEN, fault, transcription
 
-OPENAI = TranscriptionRequest(model="m", stream=True)
-VLLM = TranscriptionRequest(model="m", stream=True, vllm_stream_shape=True)
-VLLM_USAGE = TranscriptionRequest(model="m", stream=True, vllm_stream_shape=True, stream_include_usage=True)
-BROKEN = RequestError(ErrorCode.BACKEND_UNAVAILABLE)
+OPENAI = Rendering(stream=True)
+VLLM = Rendering(stream=True, vllm_stream_shape=True)
+VLLM_USAGE = Rendering(stream=True, vllm_stream_shape=True, stream_include_usage=True)
+BROKEN = fault(ErrorCode.BACKEND_UNAVAILABLE)
 
 
-def stream(request: TranscriptionRequest) -> EventStream:
-    return event_stream(request, request_id="r1", created=7)
+def stream(rendering: Rendering, task: Task = Task.TRANSCRIBE) -> EventStream:
+    return event_stream(Hearing(model="m", task=task), rendering, request_id="r1", created=7)
 
 
 def decoded(data: bytes) -> list[str]:
@@ -42,7 +44,7 @@ def test_deltas_start_without_a_space_and_empty_ones_are_not_sent() -> None:
 
 
 def test_logprobs_come_with_each_delta_and_at_the_end_when_asked_for() -> None:
-    events = stream(TranscriptionRequest(model="m", stream=True, logprobs=True))
+    events = stream(Rendering(stream=True, logprobs=True))
     [data] = decoded(events.delta(TextDelta("I", (TokenLogprob("I", -0.5),))))
     delta = TranscriptionTextDeltaEvent.model_validate_json(data, strict=True)
     assert delta.logprobs is not None
@@ -54,8 +56,8 @@ def test_logprobs_come_with_each_delta_and_at_the_end_when_asked_for() -> None:
 
 def test_the_end_byte_for_byte() -> None:
     assert stream(OPENAI).done(SPOKEN) == (
-        b'data: {"type":"transcript.text.done","text":"Hello there. Good bye.","usage":{"type":"tokens",'
-        b'"input_tokens":434,"input_token_details":{"text_tokens":10,"audio_tokens":424},"output_tokens":7,'
+        b'data: {"type":"transcript.text.done","text":"Hello there. Good bye.","languages":[{"code":"en"}],'
+        b'"usage":{"type":"tokens","input_tokens":434,"input_token_details":{"text_tokens":10,"audio_tokens":424},"output_tokens":7,'
         b'"total_tokens":441}}\n\ndata: [DONE]\n\n'
     )
 
@@ -66,6 +68,22 @@ def test_the_end_is_what_the_sdk_expects() -> None:
     assert done.usage is not None
     assert done.usage.total_tokens == 441
     assert mark == "[DONE]"
+
+
+@pytest.mark.parametrize(("text", "languages"), [(" Hi.", ["en"]), (" ", [])])
+def test_the_end_tells_the_language_where_something_was_said(text: str, languages: list[str]) -> None:
+    data = decoded(stream(OPENAI).done(transcription(text=text)))[0]
+    done = TranscriptionTextDoneEvent.model_validate_json(data, strict=True)
+    assert [language.code for language in done.languages or ()] == languages
+    assert done.languages is not None
+
+
+def test_the_end_of_a_translation_and_of_vllms_stream_tell_no_language() -> None:
+    for end in (
+        stream(OPENAI, Task.TRANSLATE).done(transcription(task=Task.TRANSLATE)),
+        stream(VLLM_USAGE).done(SPOKEN),
+    ):
+        assert b"languages" not in end
 
 
 def test_an_error_ends_a_stream_without_its_mark() -> None:
@@ -92,17 +110,16 @@ def test_vllms_chunks_byte_for_byte() -> None:
 
 
 def test_vllms_chunks_of_a_translation() -> None:
-    request = TranscriptionRequest(model="m", task=Task.TRANSLATE, stream=True, vllm_stream_shape=True)
-    [data] = decoded(stream(request).delta(TextDelta("a")))
+    [data] = decoded(stream(VLLM, Task.TRANSLATE).delta(TextDelta("a")))
     assert json.loads(data)["id"] == "translate-r1"
     assert json.loads(data)["object"] == "translation.chunk"
 
 
-@pytest.mark.parametrize("request_", [OPENAI, VLLM])
+@pytest.mark.parametrize("rendering", [OPENAI, VLLM], ids=["openai", "vllm"])
 @given(texts=st.lists(st.text() | st.sampled_from(["\u2028", "\u2029", "\x85", "\r\n\n", "data: [DONE]"]), max_size=5))
-def test_no_text_breaks_out_of_its_event(request_: TranscriptionRequest, texts: list[str]) -> None:
+def test_no_text_breaks_out_of_its_event(rendering: Rendering, texts: list[str]) -> None:
     texts = ["Begin", *(text for text in texts if text)]
-    events = stream(request_)
+    events = stream(rendering)
     sent = b"".join(events.delta(TextDelta(text)) for text in texts)
     assert len(sent.decode().splitlines()) == 2 * len(texts), "one line and one blank for every reader"
     bodies = [json.loads(data) for data in decoded(sent)]

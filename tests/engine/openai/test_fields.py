@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import struct
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,57 +13,71 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.backends.messages import MAX_JSON_BYTES, Kind, encode, options_to_fields
-from engine.errors import ErrorCode, RequestError
-from engine.openai import chunking, fields
-from engine.openai.errors import to_response
+from core.transcript.faults import Fault
+from core.transcript.types import Task
+from engine.backends.faster_whisper.messages import MAX_JSON_BYTES, Kind, encode, options_to_fields
+from engine.openai import chunking, fields, unserved
+from engine.openai.errors import ErrorCode, code_of, to_response
 from engine.openai.fields import parse_transcription, parse_translation
 from engine.openai.models import ModelCatalogue, ServedModel
 from engine.openai.multipart import Form
-from engine.openai.values import integer, number
+from engine.openai.rendering import Granularity, Rendering, ResponseFormat
+from engine.openai.subjects import param_of
+from engine.openai.values import One, integer, number
 from engine.types import (
     MAX_PREFIX_PADDING_MS,
     MAX_SILENCE_DURATION_MS,
     DecodingOptions,
-    Granularity,
-    ResponseFormat,
-    Task,
-    TranscriptionRequest,
+    Detail,
+    Hearing,
     VoiceActivity,
 )
-from tests.engine.openai.forms import CATALOGUE, PLAIN, ask, form
+from tests.engine.openai.forms import CATALOGUE, PLAIN, VOICES, ask, form
 
 SEGMENT, WORD = Granularity.SEGMENT, Granularity.WORD
+DIARIZED = ResponseFormat.DIARIZED_JSON
 CANARY = "Vlxqz7"
+REFUSED = {
+    *("use_beam_search", "n", "length_penalty", "include_stop_str_in_output", "vllm_xargs", "tinydiarize"),
+    *("url", "audio_url", "file_url", "callback", "callback_url", "offset_t", "offset_n", "duration", "max_len"),
+    *("redact", "profanity_filter", "vad_parameters", "vad_threshold", "vad_min_silence_duration_ms"),
+    *("vad_speech_pad_ms", "vad_min_speech_duration_ms", "vad_max_speech_duration_s"),
+}
+REFUSED_WITHOUT_SPEAKERS = {
+    *("known_speaker_names", "known_speaker_references"),
+    *("diarize", "diarization", "speaker_labels", "num_speakers", "min_speakers", "max_speakers"),
+}
+"""Written out once more, so that none is lost unnoticed."""
 
 
-def parsed(*pairs: tuple[str, str]) -> TranscriptionRequest:
-    return parse_transcription(form(*pairs), CATALOGUE).request
+def parsed(*pairs: tuple[str, str]) -> Hearing:
+    return parse_transcription(form(*pairs), CATALOGUE).hearing
 
 
-def translated(**values: str) -> TranscriptionRequest:
-    return parse_translation(form(*values.items()), CATALOGUE).request
+def rendering(*pairs: tuple[str, str]) -> Rendering:
+    return parse_transcription(form(*pairs), CATALOGUE).rendering
+
+
+def translated(**values: str) -> Hearing:
+    return parse_translation(form(*values.items()), CATALOGUE).hearing
 
 
 def refused(
     *pairs: tuple[str, str], models: ModelCatalogue = CATALOGUE, translate: bool = False
 ) -> tuple[ErrorCode, str | None]:
     parse = parse_translation if translate else parse_transcription
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(Fault) as caught:
         parse(form(*pairs), models)
-    return caught.value.code, caught.value.param
+    return code_of(caught.value), param_of(caught.value)
 
 
 def test_a_file_alone_gets_openais_defaults() -> None:
     assert parse_transcription(form(), CATALOGUE) == fields.ParsedRequest(
-        TranscriptionRequest(model="openai/whisper-large-v3"), 0
+        Hearing(model="openai/whisper-large-v3"), Rendering(), 0
     )
-    request = ask()
-    assert request.response_format is ResponseFormat.JSON
-    assert request.temperature == 0.0
-    assert request.granularities == {SEGMENT}
-    assert request.voice_activity == VoiceActivity()
-    assert not request.stream
+    assert ask().temperature == 0.0
+    assert ask().voice_activity == VoiceActivity()
+    assert rendering() == Rendering(ResponseFormat.JSON, frozenset({SEGMENT}), stream=False)
 
 
 def test_empty_values_count_as_not_sent() -> None:
@@ -82,9 +98,9 @@ def test_empty_values_count_as_not_sent() -> None:
 @pytest.mark.parametrize("parse", [parse_transcription, parse_translation])
 def test_a_missing_or_empty_file_is_refused(parse: Callable[[Form, ModelCatalogue], fields.ParsedRequest]) -> None:
     for audio, code in ((None, ErrorCode.MISSING_REQUIRED_PARAMETER), (bytearray(), ErrorCode.AUDIO_TOO_SHORT)):
-        with pytest.raises(RequestError) as caught:
+        with pytest.raises(Fault) as caught:
             parse(Form((), audio), CATALOGUE)
-        assert (caught.value.code, caught.value.param) == (code, "file")
+        assert (code_of(caught.value), param_of(caught.value)) == (code, "file")
 
 
 # --- single fields
@@ -108,8 +124,8 @@ def test_a_missing_or_empty_file_is_refused(parse: Callable[[Form, ModelCatalogu
         ("stream", "off", "stream", False),
         ("include", "logprobs", "logprobs", True),
         ("include[]", "logprobs", "logprobs", True),
-        ("max_completion_tokens", "1", "max_completion_tokens", 1),
-        ("max_completion_tokens", "100000", "max_completion_tokens", 448),
+        ("max_completion_tokens", "1", "max_tokens", 1),
+        ("max_completion_tokens", "100000", "max_tokens", 448),
         ("hotwords", "Zoë, Kyiv", "prompt", "Glossary: Zoë, Kyiv."),
         ("keywords[]", "Zoë", "prompt", "Glossary: Zoë."),
         ("languages", "german", "languages", ("de",)),
@@ -118,16 +134,27 @@ def test_a_missing_or_empty_file_is_refused(parse: Callable[[Form, ModelCatalogu
         ("vad_filter", "true", "voice_activity", VoiceActivity()),
         ("vad_filter", "false", "voice_activity", None),
         ("to_language", "fr", "language", None),
-        ("watermarking", "true", "unknown", None),
-        ("without_timestamps", "false", "unknown", None),
-        *[("response_format", kind.value, "response_format", kind) for kind in ResponseFormat],
+        ("vad", "false", "voice_activity", None),
+        ("initial_prompt", "Said", "prompt", "Said"),
+        ("task", "transcribe", "task", Task.TRANSCRIBE),
+        ("task", "translate", "task", Task.TRANSLATE),
+        ("translate", "true", "task", Task.TRANSLATE),
+        ("translate", "false", "task", Task.TRANSCRIBE),
+        ("language", "auto", "language", None),
+        ("language", "AUTO", "language", None),
+        ("languages[]", "auto", "languages", ()),
+        ("detect_language", "true", "language", None),
+        ("word_timestamps", "false", "details", frozenset()),
+        *[(name, "true", "unknown", None) for name in sorted(unserved.IGNORED)],
+        *[("response_format", kind.value, "response_format", kind) for kind in ResponseFormat if kind is not DIARIZED],
     ],
 )
 def test_a_field_is_read(name: str, sent: str, attribute: str, value: object) -> None:
     result = parse_transcription(form((name, sent)), CATALOGUE)
     assert result.unknown_fields == 0
     if attribute != "unknown":
-        assert getattr(result.request, attribute) == value
+        holder = result.hearing if hasattr(result.hearing, attribute) else result.rendering
+        assert getattr(holder, attribute) == value
 
 
 @pytest.mark.parametrize(
@@ -135,7 +162,6 @@ def test_a_field_is_read(name: str, sent: str, attribute: str, value: object) ->
     [
         ("model", "whisper-2", ErrorCode.MODEL_NOT_FOUND),
         ("language", "hh", ErrorCode.INVALID_LANGUAGE),
-        ("language", "auto", ErrorCode.INVALID_LANGUAGE),
         ("languages", "hh", ErrorCode.INVALID_LANGUAGE),
         ("response_format", "diarized_json", ErrorCode.UNSUPPORTED_VALUE),
         *[("response_format", text, ErrorCode.INVALID_VALUE) for text in ("JSON", "xml", "json ")],
@@ -150,7 +176,11 @@ def test_a_field_is_read(name: str, sent: str, attribute: str, value: object) ->
         ("stream_include_usage", "x", ErrorCode.INVALID_VALUE),
         ("stream_continuous_usage_stats", "x", ErrorCode.INVALID_VALUE),
         ("vad_filter", "x", ErrorCode.INVALID_VALUE),
-        *[(name, "1", ErrorCode.UNSUPPORTED_PARAMETER) for name in fields._REFUSED],
+        ("task", "diarize", ErrorCode.INVALID_VALUE),
+        ("translate", "de", ErrorCode.INVALID_VALUE),
+        ("detect_language", "x", ErrorCode.INVALID_VALUE),
+        ("word_timestamps", "x", ErrorCode.INVALID_VALUE),
+        *[(name, "1", ErrorCode.UNSUPPORTED_PARAMETER) for name in sorted(REFUSED | REFUSED_WITHOUT_SPEAKERS)],
     ],
 )
 @pytest.mark.parametrize("translate", [False, True])
@@ -160,17 +190,30 @@ def test_a_value_that_is_not_allowed_is_refused_by_the_name_of_its_field(
     assert refused((name, sent), translate=translate) == (code, name)
 
 
-REFUSED = {
-    *("known_speaker_names", "known_speaker_references", "use_beam_search", "n", "length_penalty"),
-    *("include_stop_str_in_output", "vllm_xargs"),
-}
-
-
 def test_the_refused_fields_are_these() -> None:
-    assert set(fields._REFUSED) == REFUSED
+    assert {row.name for row in unserved.REFUSED} == REFUSED
+    assert {row.name for row in unserved.REFUSED_WITHOUT_SPEAKERS} == REFUSED_WITHOUT_SPEAKERS
 
 
-@pytest.mark.parametrize("spelling", ["known_speaker_names[]", "known_speaker_references[0]", "vllm_xargs[top]"])
+@pytest.mark.parametrize("row", [*unserved.REFUSED, *unserved.REFUSED_WITHOUT_SPEAKERS], ids=lambda row: row.name)
+@pytest.mark.parametrize("sent", ["false", "False", "0", "off", "no"])
+def test_a_refused_field_that_is_switched_off_asks_for_nothing(row: unserved.Refused, sent: str) -> None:
+    if row.unless_off:
+        assert parse_transcription(form((row.name, sent)), CATALOGUE) == parse_transcription(form(), CATALOGUE)
+        assert refused((row.name, sent), (row.name, "2")) == (ErrorCode.UNSUPPORTED_PARAMETER, row.name)
+    else:
+        assert refused((row.name, sent)) == (ErrorCode.UNSUPPORTED_PARAMETER, row.name)
+
+
+def test_who_sends_an_address_in_place_of_a_file_is_told_about_the_address() -> None:
+    with pytest.raises(Fault) as caught:
+        parse_transcription(Form((("url", "https://example.com/a.mp3"),)), CATALOGUE)
+    assert param_of(caught.value) == "url"
+
+
+@pytest.mark.parametrize(
+    "spelling", ["known_speaker_names[]", "known_speaker_references[0]", "vllm_xargs[top]", "redact[]"]
+)
 def test_a_refused_field_is_refused_in_every_spelling(spelling: str) -> None:
     assert refused((spelling, "x")) == (ErrorCode.UNSUPPORTED_PARAMETER, spelling.partition("[")[0])
 
@@ -181,6 +224,50 @@ SCALARS = ["model", "language", "prompt", "response_format", "temperature", "str
 @pytest.mark.parametrize("name", SCALARS)
 def test_a_single_valued_field_sent_twice_is_refused(name: str) -> None:
     assert refused((name, "1"), (name, "1")) == (ErrorCode.INVALID_VALUE, name)
+
+
+@pytest.mark.parametrize(("name", "other"), [("prompt", "initial_prompt"), ("vad_filter", "vad")])
+def test_two_names_of_one_field_are_it_sent_twice(name: str, other: str) -> None:
+    assert refused((name, "true"), (other, "true")) == (ErrorCode.INVALID_VALUE, name)
+
+
+# --- the other servers' spellings
+
+
+def test_a_language_that_is_to_be_detected_is_not_told() -> None:
+    assert parsed(("detect_language", "true"), ("language", "de")).language is None
+    assert parsed(("detect_language", "false"), ("language", "de")).language == "de"
+    assert refused(("detect_language", "true"), ("language", "hh")) == (ErrorCode.INVALID_LANGUAGE, "language")
+
+
+def test_candidates_beside_auto_are_candidates() -> None:
+    assert parsed(("languages[]", "auto"), ("languages[]", "de")).languages == ("de",)
+
+
+@pytest.mark.parametrize("pair", [("task", "translate"), ("translate", "true")])
+def test_a_transcription_that_asks_for_a_translation_is_one(pair: tuple[str, str]) -> None:
+    assert parsed(pair, ("language", "fr")) == translated(language="fr")
+    assert refused(pair, models=PLAIN) == (ErrorCode.UNSUPPORTED_VALUE, "model")
+    assert refused(pair, ("to_language", "fr")) == (ErrorCode.UNSUPPORTED_VALUE, "to_language")
+
+
+@pytest.mark.parametrize("pair", [("task", "translate"), ("translate", "true"), ("translate", "false")])
+def test_a_translation_may_say_that_it_is_one(pair: tuple[str, str]) -> None:
+    assert translated(**dict([pair])).task is Task.TRANSLATE
+
+
+def test_a_task_that_contradicts_what_is_asked_for_besides_is_refused() -> None:
+    expected = (ErrorCode.UNSUPPORTED_VALUE, "task")
+    assert refused(("task", "transcribe"), translate=True) == expected
+    assert refused(("task", "transcribe"), ("translate", "true")) == expected
+
+
+@pytest.mark.parametrize("sent", [(), (("timestamp_granularities", "segment"),)])
+def test_word_timestamps_are_words_beside_the_segments(sent: tuple[tuple[str, str], ...]) -> None:
+    pairs = (("response_format", "verbose_json"), ("word_timestamps", "true"), *sent)
+    assert rendering(*pairs).granularities == {SEGMENT, WORD}
+    assert parsed(*pairs).details == {Detail.WORDS}
+    assert refused(("word_timestamps", "true")) == (ErrorCode.INVALID_VALUE, "timestamp_granularities")
 
 
 # --- lists
@@ -197,14 +284,14 @@ def test_lists_are_read_in_every_spelling_and_without_repetitions() -> None:
 )
 @pytest.mark.parametrize("name", ["timestamp_granularities", "timestamp_granularities[]"])
 def test_granularities_of_a_verbose_answer(name: str, sent: tuple[str, ...], granularities: set[Granularity]) -> None:
-    request = parsed(("response_format", "verbose_json"), *((name, value) for value in sent))
-    assert request.granularities == granularities
+    asked = rendering(("response_format", "verbose_json"), *((name, value) for value in sent))
+    assert asked.granularities == granularities
 
 
 @pytest.mark.parametrize("kind", [None, "json", "text", "srt", "vtt"])
 def test_words_need_a_verbose_answer_and_segments_do_not(kind: str | None) -> None:
     chosen = [("response_format", kind)] if kind else []
-    assert parsed(*chosen, ("timestamp_granularities[]", "segment")).granularities == {SEGMENT}
+    assert rendering(*chosen, ("timestamp_granularities[]", "segment")).granularities == {SEGMENT}
     expected = (ErrorCode.INVALID_VALUE, "timestamp_granularities")
     assert refused(*chosen, ("timestamp_granularities[]", "word")) == expected
 
@@ -363,10 +450,10 @@ def test_a_length_of_the_strategy_is_taken_up_to_its_limit_and_refused_beyond(me
 
 
 @pytest.mark.parametrize("kind", ResponseFormat)
-def test_only_json_and_text_can_be_streamed(kind: ResponseFormat) -> None:
+def test_only_json_text_and_diarized_json_can_be_streamed(kind: ResponseFormat) -> None:
     pairs = (("stream", "true"), ("response_format", kind.value))
-    if kind in (ResponseFormat.JSON, ResponseFormat.TEXT):
-        assert parsed(*pairs).stream
+    if kind in (ResponseFormat.JSON, ResponseFormat.TEXT, DIARIZED):
+        assert parse_transcription(form(*pairs), VOICES).rendering.stream
     else:
         assert refused(*pairs) == (ErrorCode.UNSUPPORTED_VALUE, "stream")
 
@@ -374,10 +461,10 @@ def test_only_json_and_text_can_be_streamed(kind: ResponseFormat) -> None:
 @pytest.mark.parametrize("name", ["stream_include_usage", "stream_continuous_usage_stats"])
 @pytest.mark.parametrize("value", ["true", "false"])
 def test_vllms_own_stream_fields_ask_for_its_shape_by_being_there(name: str, value: str) -> None:
-    request = parsed(("stream", "true"), (name, value))
-    assert request.vllm_stream_shape
-    assert request.stream_include_usage is (name == "stream_include_usage" and value == "true")
-    assert not ask(stream="true").vllm_stream_shape
+    asked = rendering(("stream", "true"), (name, value))
+    assert asked.vllm_stream_shape
+    assert asked.stream_include_usage is (name == "stream_include_usage" and value == "true")
+    assert not rendering(("stream", "true")).vllm_stream_shape
 
 
 # --- what the model can do
@@ -391,13 +478,13 @@ def test_logprobs_need_a_model_that_has_them_and_the_json_format() -> None:
 
 @pytest.mark.parametrize("name", ["stream_include_usage", "stream_continuous_usage_stats"])
 def test_whoever_streams_logprobs_in_vllms_shape_is_told_what_is_wrong(name: str) -> None:
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(Fault) as caught:
         ask(**{"include[]": "logprobs", "response_format": "json", "stream": "true", name: "true"})
     assert f"`{name}`" in json.loads(to_response(caught.value).body)["error"]["message"]
 
 
 def test_word_times_need_a_model_that_has_them() -> None:
-    untimed = ModelCatalogue((replace(PLAIN.models[0], word_timestamps=False),))
+    untimed = ModelCatalogue((replace(PLAIN.models[0], details=frozenset()),))
     pairs = (("timestamp_granularities[]", "word"), ("response_format", "verbose_json"))
     assert refused(*pairs, models=untimed) == (ErrorCode.UNSUPPORTED_PARAMETER, "timestamp_granularities")
     parse_transcription(form(("response_format", "verbose_json")), untimed)
@@ -405,12 +492,12 @@ def test_word_times_need_a_model_that_has_them() -> None:
 
 SAMPLING = {
     "seed": (["0", "-1", str(2**63 - 1)], [str(2**63), "1.0", "x"]),
-    "top_p": (["1", "0.001"], ["0", "1.1", "-1"]),
+    "top_p": (["1", "0.00001"], ["0", "0.000009", "1e-45", "1.1", "-1"]),
     "top_k": (["-1", "0", "50"], ["-2", "1.5"]),
     "min_p": (["0", "1"], ["-0.1", "1.1"]),
     "frequency_penalty": (["-2", "2"], ["-2.1", "2.1", "nan"]),
     "presence_penalty": (["-2", "2"], ["-2.1", "2.1"]),
-    "repetition_penalty": (["0.1", "2"], ["0", "2.1"]),
+    "repetition_penalty": (["0.01", "2"], ["0", "0.009", "1e-300", "2.1"]),
 }
 
 
@@ -425,15 +512,56 @@ def test_a_sampling_parameter_is_checked_and_passed_on_where_the_model_takes_it(
         assert refused((name, text)) == (ErrorCode.INVALID_VALUE, name)
 
 
+NUMBERS = [row for row in fields.ROWS if row.reader.rule.startswith(("a number", "an integer"))]
+
+
+def test_every_row_of_numbers_is_meant_by_that() -> None:
+    assert {row.name for row in NUMBERS} == {
+        *("temperature", "max_completion_tokens", "min_speakers", "max_speakers", "num_speakers"),
+        *SAMPLING,
+    }
+
+
+@given(
+    st.sampled_from(NUMBERS),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr)
+    | st.integers().map(str)
+    | st.floats(0.0, 1.0).map(repr)
+    | st.integers(-999, 40).map(lambda exponent: f"1e{exponent}"),
+)
+def test_no_number_is_read_that_float32_cannot_hold(row: One[object], text: str) -> None:
+    value = row.reader.read(text)
+    if value is not None:
+        assert isinstance(value, float | int)
+        [held] = struct.unpack("<f", struct.pack("<f", value))
+        assert held == 0.0 if value == 0 else abs(held) >= 2.0**-126
+        assert abs(value) <= max(abs(float(bound)) for bound in re.findall(r"-?[\d.]+", row.reader.rule))
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [("1e-45", 0.01), ("0.001", 0.01), ("0.01", 0.01), ("0.011", 0.011), ("0", 0.0), ("-0", 0.0), ("0e-45", 0.0)],
+)
+def test_a_temperature_that_would_overflow_counts_as_the_least_that_does_not(sent: str, read: float) -> None:
+    assert ask(temperature=sent).temperature == read
+
+
+def test_what_is_nearer_to_zero_than_float32_tells_is_zero() -> None:
+    assert ask(min_p="1e-45", frequency_penalty="-1e-45").sampling == {"min_p": 0.0, "frequency_penalty": 0.0}
+    assert ask(**{"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "1e-45"}).voice_activity == (
+        VoiceActivity(threshold=0.0)
+    )
+
+
 def test_a_seed_keeps_every_bit() -> None:
     assert ask(seed=str(2**53 + 1)).sampling["seed"] == 2**53 + 1
 
 
 def test_a_model_is_not_asked_for_a_language_or_task_it_does_not_know() -> None:
     english = ModelCatalogue((ServedModel("en", 0, languages=frozenset({"en"}), tasks=frozenset({Task.TRANSCRIBE})),))
-    assert parse_transcription(form(("language", "en")), english).request.language == "en"
-    assert refused(("language", "de"), models=english) == (ErrorCode.INVALID_LANGUAGE, "language")
-    assert refused(("languages[]", "en"), ("languages[]", "de"), models=english)[1] == "languages"
+    assert parse_transcription(form(("language", "en")), english).hearing.language == "en"
+    for field in ("language", "languages"):
+        assert refused((field, "de"), models=english) == (ErrorCode.INVALID_LANGUAGE, field)
     assert refused(models=english, translate=True) == (ErrorCode.UNSUPPORTED_VALUE, "model")
 
 
@@ -442,15 +570,16 @@ def test_a_model_is_not_asked_for_a_language_or_task_it_does_not_know() -> None:
 
 def test_a_translation_takes_the_same_fields() -> None:
     request = translated(model="whisper-1", prompt="a", temperature="0.5", response_format="vtt", language="fr")
-    assert request == TranscriptionRequest(
+    assert request == Hearing(
         model="openai/whisper-large-v3",
         task=Task.TRANSLATE,
         prompt="a",
         temperature=0.5,
-        response_format=ResponseFormat.VTT,
         language="fr",
     )
-    assert translated(stream="true").stream
+    form_of_answer = parse_translation(form(("response_format", "vtt")), CATALOGUE).rendering
+    assert form_of_answer.response_format is ResponseFormat.VTT
+    assert parse_translation(form(("stream", "true")), CATALOGUE).rendering.stream
 
 
 @pytest.mark.parametrize("target", ["en", "EN-us", "english", "eng", ""])
@@ -468,7 +597,8 @@ def test_a_translation_has_segments_and_no_words() -> None:
     assert refused(verbose, ("timestamp_granularities[]", "word"), translate=True) == (
         *(ErrorCode.UNSUPPORTED_VALUE, "timestamp_granularities"),
     )
-    assert translated(response_format="verbose_json", timestamp_granularities="segment").granularities == {SEGMENT}
+    segments = form(verbose, ("timestamp_granularities", "segment"))
+    assert parse_translation(segments, CATALOGUE).rendering.granularities == {SEGMENT}
 
 
 # --- unknown fields
@@ -486,13 +616,13 @@ def test_unknown_fields_are_ignored_and_counted_by_name() -> None:
     ]
     pairs += [("chunking_strategy[type]", "server_vad"), ("chunking_strategy[idle]", "1"), ("file_name", "")]
     result = parse_transcription(form(*pairs), CATALOGUE)
-    assert result == fields.ParsedRequest(ask(), 7)
+    assert result == fields.ParsedRequest(ask(), Rendering(), 7)
 
 
 # --- nothing is echoed
 
 
-ALL_NAMES = sorted(fields._KNOWN | set(fields._REFUSED) | chunking.MEMBERS | {chunking.NAME, "chunking_strategy[type]"})
+ALL_NAMES = sorted(fields._KNOWN | chunking.MEMBERS | {chunking.NAME, "chunking_strategy[type]"})
 
 
 @pytest.mark.parametrize("name", ALL_NAMES)
@@ -502,21 +632,21 @@ def test_no_error_shows_what_was_sent(name: str, value: str) -> None:
     if error is None:
         return
     trace = "".join(traceback.format_exception(error))
-    assert CANARY not in f"{error!r} {error.param} {to_response(error).body.decode()} {trace}"
+    assert CANARY not in f"{error!r} {param_of(error)} {to_response(error).body.decode()} {trace}"
     assert error.__context__ is None
-    assert json.loads(to_response(error).body)["error"]["param"] == error.param
+    assert json.loads(to_response(error).body)["error"]["param"] == param_of(error)
 
 
-def error_of(*pairs: tuple[str, str]) -> RequestError | None:
+def error_of(*pairs: tuple[str, str]) -> Fault | None:
     try:
         parse_translation(form(*pairs), CATALOGUE)
-    except RequestError as error:
+    except Fault as error:
         return error
     return None
 
 
 @given(st.text())
 def test_number_readers_agree_with_python_where_they_accept(text: str) -> None:
-    for read in (number(-1e9, 1e9), integer(-(10**9), 10**9)):
-        value = read(text)
+    for reader in (number(-1e9, 1e9), integer(-(10**9), 10**9)):
+        value = reader.read(text)
         assert value is None or value == float(text)

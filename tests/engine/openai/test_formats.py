@@ -19,17 +19,10 @@ from openai.types.audio import (
     TranslationVerbose,
 )
 
-from engine.openai.formats import milliseconds, render
-from engine.types import (
-    Granularity,
-    ResponseFormat,
-    Segment,
-    Task,
-    TokenLogprob,
-    Transcription,
-    TranscriptionRequest,
-    Word,
-)
+from core.transcript.captions import milliseconds
+from core.transcript.types import Segment, Task, TokenLogprob, Transcript, Word
+from engine.openai.formats import render
+from engine.openai.rendering import Granularity, Rendering, ResponseFormat
 from tests.engine.openai.forms import SPOKEN, transcription
 
 M = TypeVar("M", bound=BaseModel)
@@ -40,22 +33,17 @@ CONTENT_TYPE = {
     ResponseFormat.SRT: "text/plain; charset=utf-8",
     ResponseFormat.VERBOSE_JSON: "application/json",
     ResponseFormat.VTT: "text/vtt; charset=utf-8",
+    ResponseFormat.DIARIZED_JSON: "application/json",
 }
 
 
-def rendered(spoken: Transcription, kind: ResponseFormat, *granularities: Granularity, logprobs: bool = False) -> bytes:
-    request = TranscriptionRequest(
-        model="m",
-        response_format=kind,
-        granularities=frozenset(granularities or {Granularity.SEGMENT}),
-        logprobs=logprobs,
-    )
-    answer = render(spoken, request)
+def rendered(spoken: Transcript, kind: ResponseFormat, *granularities: Granularity, logprobs: bool = False) -> bytes:
+    answer = render(spoken, Rendering(kind, frozenset(granularities or {Granularity.SEGMENT}), logprobs=logprobs))
     assert answer.content_type == CONTENT_TYPE[kind]
     return answer.body
 
 
-def verbose(spoken: Transcription, *granularities: Granularity) -> dict[str, object]:
+def verbose(spoken: Transcript, *granularities: Granularity) -> dict[str, object]:
     body = json.loads(rendered(spoken, ResponseFormat.VERBOSE_JSON, *granularities))
     assert isinstance(body, dict)
     return body
@@ -72,8 +60,12 @@ def test_every_format_is_written(kind: ResponseFormat) -> None:
 
 def test_json_byte_for_byte() -> None:
     body = rendered(SPOKEN, ResponseFormat.JSON)
-    assert body == b'{"text":"Hello there. Good bye.","usage":{"type":"duration","seconds":9}}'
-    usage = strictly(SdkTranscription, body).usage
+    assert body == (
+        b'{"text":"Hello there. Good bye.","languages":[{"code":"en"}],"usage":{"type":"duration","seconds":9}}'
+    )
+    parsed = strictly(SdkTranscription, body)
+    assert [language.code for language in parsed.languages or ()] == ["en"]
+    usage = parsed.usage
     assert usage is not None
     assert usage.type == "duration"
     assert usage.seconds == 9
@@ -137,7 +129,9 @@ def test_segments_and_words_are_there_only_when_asked_for(granularities: list[Gr
 
 def test_a_file_without_speech_is_empty_in_every_format() -> None:
     silence = transcription(text="", duration_s=2.0)
-    assert rendered(silence, ResponseFormat.JSON) == b'{"text":"","usage":{"type":"duration","seconds":2}}'
+    assert rendered(silence, ResponseFormat.JSON) == (
+        b'{"text":"","languages":[],"usage":{"type":"duration","seconds":2}}'
+    )
     assert rendered(silence, ResponseFormat.TEXT) == b"\n"
     assert rendered(silence, ResponseFormat.SRT) == b""
     assert rendered(silence, ResponseFormat.VTT) == b"WEBVTT\n\n"
@@ -145,7 +139,7 @@ def test_a_file_without_speech_is_empty_in_every_format() -> None:
 
 
 def test_a_translation_is_english_and_has_no_usage() -> None:
-    spoken = Transcription(Task.TRANSLATE, "de", 3.0, " Hi.", (Segment(0.0, 3.0, " Hi."),))
+    spoken = Transcript(Task.TRANSLATE, "de", 3.0, " Hi.", (Segment(0.0, 3.0, " Hi."),))
     body = rendered(spoken, ResponseFormat.JSON)
     assert body == b'{"text":"Hi."}'
     assert strictly(Translation, body).text == "Hi."
@@ -157,7 +151,7 @@ def test_a_translation_is_english_and_has_no_usage() -> None:
 
 @pytest.mark.parametrize(("code", "name"), [("yue", "cantonese"), ("haw", "hawaiian"), ("jw", "javanese")])
 def test_the_language_is_named_in_english_with_its_code_beside_it(code: str, name: str) -> None:
-    body = verbose(Transcription(Task.TRANSCRIBE, code, 1.0, "a", ()))
+    body = verbose(Transcript(Task.TRANSCRIBE, code, 1.0, "a", ()))
     assert (body["language"], body["language_code"]) == (name, code)
 
 
@@ -258,7 +252,7 @@ def test_figures_that_json_has_no_number_for_are_bounded() -> None:
             "no_speech_prob": 0.0,
         }
     ]
-    spoken = Transcription(Task.TRANSCRIBE, "en", 1.0, "a", (), logprobs=(TokenLogprob("\udcff", infinite),))
+    spoken = Transcript(Task.TRANSCRIBE, "en", 1.0, "a", (), logprobs=(TokenLogprob("\udcff", infinite),))
     body = json.loads(rendered(spoken, ResponseFormat.JSON, logprobs=True))
     assert body["logprobs"] == [{"token": "?", "logprob": -9999.0, "bytes": [63]}]
 
@@ -290,7 +284,7 @@ def cues(blocks: list[str], mark: str) -> list[str]:
 
 
 @given(spoken_files)
-def test_any_transcription_is_well_formed_srt_and_vtt(spoken: Transcription) -> None:
+def test_any_transcription_is_well_formed_srt_and_vtt(spoken: Transcript) -> None:
     srt = rendered(spoken, ResponseFormat.SRT).decode().split("\n\n")
     vtt = rendered(spoken, ResponseFormat.VTT).decode().split("\n\n")
     assert vtt[0] == "WEBVTT"
@@ -303,7 +297,7 @@ def test_any_transcription_is_well_formed_srt_and_vtt(spoken: Transcription) -> 
 
 
 @given(spoken_files)
-def test_any_transcription_is_what_the_sdk_expects(spoken: Transcription) -> None:
+def test_any_transcription_is_what_the_sdk_expects(spoken: Transcript) -> None:
     strictly(SdkTranscription, rendered(spoken, ResponseFormat.JSON))
     parsed = strictly(TranscriptionVerbose, rendered(spoken, ResponseFormat.VERBOSE_JSON, *Granularity))
     assert [segment.id for segment in parsed.segments or ()] == list(range(len(parsed.segments or ())))

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from openai.types import Model
 
-from engine.errors import ErrorCode, RequestError
+from core.transcript.faults import Fault
+from engine.openai.errors import ErrorCode, code_of
 from engine.openai.models import ModelCatalogue, ServedModel
-from tests.engine.openai.forms import CATALOGUE, PLAIN, WHISPER
+from engine.openai.subjects import param_of
+from tests.engine.openai.forms import CATALOGUE, CHANNELS, PLAIN, VOICES, WHISPER
 
 TWO = ModelCatalogue((WHISPER, *PLAIN.models))
 
 
 @pytest.mark.parametrize("name", ["openai/whisper-large-v3", "whisper-large-v3", "whisper-1"])
 def test_a_model_is_found_by_its_id_and_its_aliases(name: str) -> None:
-    assert CATALOGUE.resolve(name) == "openai/whisper-large-v3"
+    assert CATALOGUE.find(name).id == "openai/whisper-large-v3"
 
 
 @pytest.mark.parametrize("name", ["", "whisper", "WHISPER-1", "whisper-1 ", "whisper-large-v3/"])
 def test_an_unknown_model_is_not_found(name: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        CATALOGUE.resolve(name)
-    assert (caught.value.code, caught.value.param) == (ErrorCode.MODEL_NOT_FOUND, "model")
+    with pytest.raises(Fault) as caught:
+        CATALOGUE.find(name)
+    assert (code_of(caught.value), param_of(caught.value)) == (ErrorCode.MODEL_NOT_FOUND, "model")
 
 
 def test_a_single_model_is_meant_when_none_is_named() -> None:
-    assert CATALOGUE.resolve(None) == "openai/whisper-large-v3"
+    assert CATALOGUE.find(None).id == "openai/whisper-large-v3"
 
 
 def test_a_model_must_be_named_among_several() -> None:
-    with pytest.raises(RequestError) as caught:
-        TWO.resolve(None)
-    assert (caught.value.code, caught.value.param) == (ErrorCode.MISSING_REQUIRED_PARAMETER, "model")
+    with pytest.raises(Fault) as caught:
+        TWO.find(None)
+    assert (code_of(caught.value), param_of(caught.value)) == (ErrorCode.MISSING_REQUIRED_PARAMETER, "model")
 
 
 def test_the_list_holds_every_id_and_every_alias() -> None:
@@ -46,18 +49,22 @@ def test_the_list_holds_every_id_and_every_alias() -> None:
 
 
 def test_a_model_is_retrieved_in_openais_shape() -> None:
-    assert CATALOGUE.retrieve_body("whisper-1") == (
+    two = ModelCatalogue((replace(WHISPER, languages=frozenset({"en", "de"})),))
+    assert two.retrieve_body("whisper-1") == (
         b'{"id":"whisper-1","object":"model","created":1700000000,"owned_by":"sottovoce",'
-        b'"root":"openai/whisper-large-v3","tasks":["transcribe","translate"]}'
+        b'"root":"openai/whisper-large-v3","tasks":["transcribe","translate"],"languages":["de","en"],'
+        b'"details":["logprobs","words"],"speakers":null}'
     )
     assert json.loads(CATALOGUE.retrieve_body("openai/whisper-large-v3"))["id"] == "openai/whisper-large-v3"
     assert json.loads(PLAIN.retrieve_body("plain"))["tasks"] == ["transcribe"]
+    assert json.loads(VOICES.retrieve_body("whisper-1"))["speakers"] == "voices"
+    assert json.loads(CHANNELS.retrieve_body("whisper-1"))["speakers"] == "channels"
 
 
 def test_retrieving_an_unknown_model_is_refused() -> None:
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(Fault) as caught:
         CATALOGUE.retrieve_body("nobody/nothing")
-    assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
+    assert code_of(caught.value) is ErrorCode.MODEL_NOT_FOUND
 
 
 @pytest.mark.parametrize(

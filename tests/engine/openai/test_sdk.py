@@ -10,20 +10,23 @@ import openai
 import pytest
 from openai.types.audio import TranscriptionTextDeltaEvent, TranscriptionTextDoneEvent
 
-from engine.errors import ErrorCode, RequestError
-from engine.openai.errors import to_response
+from core.transcript.faults import Fault
+from core.transcript.types import Task
+from engine.openai.errors import ErrorCode, to_response
 from engine.openai.events import CONTENT_TYPE, KEEP_ALIVE, error_event, event_stream
 from engine.openai.fields import ParsedRequest, parse_transcription, parse_translation
 from engine.openai.formats import render
 from engine.openai.multipart import Form, MultipartReader
-from engine.types import TextDelta, TranscriptionRequest, VoiceActivity
-from tests.engine.openai.forms import AUDIO, CATALOGUE, SPOKEN
+from engine.openai.rendering import Rendering
+from engine.openai.subjects import param_of
+from engine.types import Hearing, TextDelta, VoiceActivity
+from tests.engine.openai.forms import AUDIO, CATALOGUE, SPOKEN, fault
 
 
 class Service:
     """Answers every request with the same transcript, or with `error`; keeps what it was asked."""
 
-    def __init__(self, error: RequestError | None = None) -> None:
+    def __init__(self, error: Fault | None = None) -> None:
         self.error = error
         self.forms: list[Form] = []
         self.parsed: list[ParsedRequest] = []
@@ -33,13 +36,13 @@ class Service:
         )
 
     @property
-    def asked(self) -> TranscriptionRequest:
-        return self.parsed[-1].request
+    def asked(self) -> Hearing:
+        return self.parsed[-1].hearing
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         try:
             return self._respond(request)
-        except RequestError as error:
+        except Fault as error:
             refusal = to_response(error)
             return httpx2.Response(refusal.status, headers=dict(refusal.headers), content=refusal.body)
 
@@ -56,19 +59,19 @@ class Service:
         reader.feed(request.read())
         self.forms.append(reader.finish())
         self.parsed.append(parse(self.forms[-1], CATALOGUE))
-        return self._stream() if self.asked.stream else self._whole()
+        return self._stream() if self.parsed[-1].rendering.stream else self._whole()
 
     def _whole(self) -> httpx2.Response:
         if self.error is not None:
             raise self.error
-        answer = render(SPOKEN, self.asked)
+        answer = render(SPOKEN, self.parsed[-1].rendering)
         return httpx2.Response(200, headers={"content-type": answer.content_type}, content=answer.body)
 
     def _stream(self) -> httpx2.Response:
         return httpx2.Response(200, headers={"content-type": CONTENT_TYPE}, content=b"".join(self._events()))
 
     def _events(self) -> Iterable[bytes]:
-        events = event_stream(self.asked, request_id="r", created=1)
+        events = event_stream(self.asked, self.parsed[-1].rendering, request_id="r", created=1)
         yield KEEP_ALIVE
         yield events.delta(TextDelta(" Hello there."))
         if self.error is not None:
@@ -83,7 +86,7 @@ def test_a_plain_transcription() -> None:
     answer = service.client.audio.transcriptions.create(file=AUDIO, model="whisper-1")
     assert answer.text == "Hello there. Good bye."
     assert service.forms[0].audio == bytearray(AUDIO)
-    assert service.parsed == [ParsedRequest(TranscriptionRequest(model="openai/whisper-large-v3"), 0)]
+    assert service.parsed == [ParsedRequest(Hearing(model="openai/whisper-large-v3"), Rendering(), 0)]
 
 
 def test_every_parameter_of_the_sdk_arrives() -> None:
@@ -106,14 +109,14 @@ def test_every_parameter_of_the_sdk_arrives() -> None:
     assert asked.prompt == "Glossary: Zoë, Kyiv. And"
     assert (asked.language, asked.languages) == ("uk", ("uk", "en"))
     assert (asked.temperature, asked.sampling) == (0.5, {"seed": 3})
-    assert asked.granularities == {"word", "segment"}
+    assert service.parsed[-1].rendering.granularities == {"word", "segment"}
     assert service.parsed[0].unknown_fields == 1
 
 
 def test_parameters_set_to_none_are_not_sent_as_values() -> None:
     service = Service()
     service.client.audio.transcriptions.create(file=AUDIO, model="whisper-1", chunking_strategy=None, stream=None)
-    assert service.asked == TranscriptionRequest(model="openai/whisper-large-v3")
+    assert service.asked == Hearing(model="openai/whisper-large-v3")
 
 
 def test_a_verbose_transcription_has_segments_and_words() -> None:
@@ -124,6 +127,37 @@ def test_a_verbose_transcription_has_segments_and_words() -> None:
     assert [word.word for word in answer.words or ()] == ["Hello", "there.", "Good bye."]
     assert answer.usage is not None
     assert answer.usage.seconds == 9
+
+
+def test_the_language_that_was_heard_arrives() -> None:
+    client = Service().client
+    answer = client.audio.transcriptions.create(file=AUDIO, model="whisper-1", language="auto")
+    assert [language.code for language in answer.languages or ()] == ["en"]
+    with client.audio.transcriptions.create(file=AUDIO, model="whisper-1", stream=True) as events:
+        done = list(events)[-1]
+    assert isinstance(done, TranscriptionTextDoneEvent)
+    assert [language.code for language in done.languages or ()] == ["en"]
+
+
+@pytest.mark.parametrize(
+    "name", ['a"b.wav', "my take.wav", "a;name=x.wav", "a\\.wav", "Zoë; b.wav", "日本.wav", ".wav"]
+)
+def test_a_file_may_have_any_name(name: str) -> None:
+    service = Service()
+    service.client.audio.transcriptions.create(file=(name, AUDIO), model="whisper-1", prompt="Zoë")
+    assert service.forms[0].audio == bytearray(AUDIO)
+    assert service.asked.prompt == "Zoë"
+
+
+def test_what_other_servers_call_it_goes_in_the_extra_body() -> None:
+    service = Service()
+    create = service.client.audio.transcriptions.create
+    create(file=AUDIO, model="whisper-1", extra_body={"task": "translate", "initial_prompt": "Zoë", "diarize": False})
+    assert (service.asked.task, service.asked.prompt) == (Task.TRANSLATE, "Zoë")
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(file=AUDIO, model="whisper-1", extra_body={"diarize": True})
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "diarize")
+    assert "does not tell speakers apart" in str(caught.value)
 
 
 def test_log_probabilities_arrive() -> None:
@@ -154,7 +188,7 @@ def test_a_stream_gives_deltas_and_the_whole() -> None:
 
 
 def test_an_error_in_a_stream_is_raised_with_its_code() -> None:
-    service = Service(RequestError(ErrorCode.TIMEOUT))
+    service = Service(fault(ErrorCode.TIMEOUT))
     events = service.client.audio.transcriptions.create(file=AUDIO, model="whisper-1", stream=True)
     with pytest.raises(openai.APIError) as caught:
         list(events)
@@ -188,10 +222,10 @@ CLASSES = {
 
 @pytest.mark.parametrize("code", ErrorCode)
 def test_every_error_reaches_the_caller_as_a_typed_exception(code: ErrorCode) -> None:
-    service = Service(RequestError(code, "file"))
+    service = Service(fault(code))
     with pytest.raises(openai.APIStatusError) as caught:
         service.client.audio.transcriptions.create(file=AUDIO, model="whisper-1")
     error = caught.value
     fallback = openai.InternalServerError if error.status_code >= 500 else openai.APIStatusError
     assert type(error) is CLASSES.get(error.status_code, fallback)
-    assert (error.code, error.param) == (code.value, "file")
+    assert (error.code, error.param) == (code.value, param_of(fault(code)))

@@ -8,6 +8,8 @@ class Counts:
 
     def __init__(self) -> None:
         self.files: list[tuple[float, float, int]] = []
+        self.turns: list[tuple[float, int]] = []
+        self.left_out: list[float] = []
         self.not_decoded: list[str] = []
         self.queued: list[float] = []
         self.clips = self.failed_clips = 0
@@ -16,8 +18,12 @@ class Counts:
         self.loops = 0
         self.waits: list[float] = []
 
-    def file_heard(self, duration_s: float, *, took_s: float, output_tokens: int) -> None:
+    def file_heard(self, duration_s: float, *, left_out_s: float, took_s: float, output_tokens: int) -> None:
+        self.left_out.append(round(left_out_s, 3))
         self.files.append((round(duration_s, 3), took_s, output_tokens))
+
+    def turn_heard(self, duration_s: float, *, waited_s: float, output_tokens: int) -> None:
+        self.turns.append((round(duration_s, 3), output_tokens))
 
     def file_not_decoded(self, reason: str) -> None:
         self.not_decoded.append(reason)

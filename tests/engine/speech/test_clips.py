@@ -8,24 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import BackendError
+from core.errors import BackendError
+from core.media.frames import WINDOW_BYTES
+from core.media.types import WINDOW_SAMPLES, AudioBlock
 from engine.speech.clips import (
+    EDGE_S,
     MAX_CLIP_WINDOWS,
     MAX_PAUSE_S,
     MAX_PAUSE_WINDOWS,
+    MIN_REST_S,
+    MIN_SPEECH_WINDOWS,
     WINDOW_S,
     ClipCutter,
 )
-from engine.speech.frames import WINDOW_BYTES
-from engine.types import (
-    MAX_CLIP_S,
-    MAX_PREFIX_PADDING_MS,
-    MAX_SILENCE_DURATION_MS,
-    WINDOW_SAMPLES,
-    AudioBlock,
-    Clip,
-    VoiceActivity,
-)
+from engine.types import MAX_CLIP_S, MAX_PREFIX_PADDING_MS, MAX_SILENCE_DURATION_MS, Clip, VoiceActivity
 from tests.engine.fakes import pcm_of, silence, speech, windows
 
 DEFAULT = VoiceActivity()
@@ -66,13 +62,43 @@ def test_an_empty_file_yields_no_clip() -> None:
     assert cut(b"") == []
 
 
-def test_a_short_utterance_is_one_clip_with_padding_on_both_sides() -> None:
-    assert spans(cut(silence(3.2) + speech(1.6) + silence(3.2))) == [(2.88, 5.12)]
+def test_a_short_utterance_in_long_silence_is_one_clip_with_padding_on_both_sides() -> None:
+    assert spans(cut(silence(12.8) + speech(1.6) + silence(12.8))) == [(12.48, 14.72)]
 
 
 def test_the_most_padding_is_one_second_in_whole_windows() -> None:
     activity = VoiceActivity(prefix_padding_ms=MAX_PREFIX_PADDING_MS)
-    assert spans(cut(silence(3.2) + speech(1.6) + silence(3.2), activity)) == [(2.176, 5.824)]
+    assert spans(cut(silence(12.8) + speech(1.6) + silence(12.8), activity)) == [(11.776, 15.424)]
+
+
+def test_at_both_ends_of_a_file_some_silence_is_heard() -> None:
+    assert spans(cut(silence(0.64) + speech(1.6) + silence(0.64))) == [(0.0, 2.88)]
+    ((start, end),) = spans(cut(silence(6.4) + speech(1.6) + silence(6.4)))
+    assert 6.4 - start == pytest.approx(EDGE_S, abs=WINDOW_S)
+    assert end - 8.0 == pytest.approx(EDGE_S, abs=WINDOW_S)
+
+
+@pytest.mark.parametrize("count", range(1, MIN_SPEECH_WINDOWS))
+def test_a_click_in_long_silence_is_not_heard(count: int) -> None:
+    assert cut(silence(12.8) + speech(WINDOW_S) * count + silence(12.8)) == []
+    assert cut(silence(12.8) + speech(WINDOW_S) * count) == []
+
+
+def test_the_shortest_word_in_long_silence_is_heard() -> None:
+    assert len(cut(silence(12.8) + speech(WINDOW_S) * MIN_SPEECH_WINDOWS + silence(12.8))) == 1
+
+
+def test_speech_after_a_click_is_heard_with_its_padding() -> None:
+    (clip,) = cut(silence(12.8) + speech(WINDOW_S) + silence(12.8) + speech(3.2))
+    assert spans([clip]) == [(25.312, 28.832)]
+
+
+def test_what_no_clip_holds_is_counted() -> None:
+    cutter = ClipCutter(DEFAULT)
+    file = speech(3.2) + silence(19.2) + speech(3.2)
+    clips = [*cutter.push(AudioBlock(pcm_of(file), file)), *cutter.finish()]
+    assert cutter.left_out_s == pytest.approx(cutter.heard_s - sum(clip.duration_s for clip in clips))
+    assert cutter.left_out_s == pytest.approx(19.2 - 2 * PADDING_S)
 
 
 def test_padding_ends_at_the_ends_of_the_file() -> None:
@@ -84,13 +110,13 @@ def test_utterances_with_short_pauses_share_a_clip() -> None:
 
 
 def test_a_long_silence_ends_a_clip_and_is_left_out() -> None:
-    first, second = spans(cut(speech(3.2) + silence(9.6) + speech(3.2)))
+    first, second = spans(cut(speech(3.2) + silence(19.2) + speech(3.2)))
     assert first == (0.0, 3.2 + PADDING_S)
-    assert second == (12.8 - PADDING_S, 16.0)
+    assert second == (22.4 - PADDING_S, 25.6)
 
 
 def test_a_clip_says_how_likely_each_of_its_windows_holds_speech() -> None:
-    file = silence(9.6) + bytes(range(128, 256)) * 12 + silence(9.6) + speech(3.2)
+    file = silence(19.2) + bytes(range(128, 256)) * 12 + silence(19.2) + speech(3.2)
     clips = cut(file)
     assert len(clips) == 3
     assert [clip.speech for clip in clips] == [file[first:last] for first, last in window_spans(clips)]
@@ -113,6 +139,26 @@ def test_a_full_clip_is_cut_at_the_longest_pause_of_its_last_seconds() -> None:
     file = speech(25.6) + silence(0.64) + speech(1.6) + silence(0.32) + speech(6.4)
     first, second = spans(cut(file))
     assert first[1] == second[0] == 25.6 + 0.32
+
+
+@pytest.mark.parametrize("behind_s", [0.0, 3.2, 9.6])
+def test_what_is_left_behind_a_full_clip_is_not_heard_alone(behind_s: float) -> None:
+    file = speech(20.8) + silence(0.32) + speech(8) + silence(0.32) + speech(1.6) + silence(behind_s)
+    first, second = spans(cut(file))
+    assert first[1] == second[0] == 20.8 + 0.16
+    assert second[1] == pytest.approx(31.04 + min(behind_s, EDGE_S), abs=WINDOW_S)
+
+
+def test_nor_is_it_where_no_pause_is() -> None:
+    first, second = spans(cut(speech(30.4)))
+    assert first[1] == second[0]
+    assert second[1] - second[0] >= MIN_REST_S - WINDOW_S
+
+
+def test_speech_that_falls_silent_as_a_clip_is_full_is_not_cut() -> None:
+    (only,) = spans(cut(speech(29.76) + silence(20)))
+    assert only[0] == 0.0
+    assert only[1] == pytest.approx(MAX_CLIP_WINDOWS * WINDOW_S)
 
 
 def test_a_full_clip_that_falls_silent_ends_with_its_speech() -> None:
@@ -225,7 +271,10 @@ def test_no_sample_of_speech_is_lost_or_doubled(
         assert not covered or start > max(covered)  # in order, none twice
         covered.update(range(start, end))
     onset = round(255 * (activity.threshold if activity else 0))
-    assert {window for window, probability in enumerate(file) if probability >= onset} <= covered
+    lost = sorted({window for window, probability in enumerate(file) if probability >= onset} - covered)
+    assert all(
+        later - window > MAX_PAUSE_WINDOWS for window, later in zip(lost, lost[MIN_SPEECH_WINDOWS - 1 :], strict=False)
+    )
 
 
 @settings(deadline=None, max_examples=25)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.transcript.types import Segment
 from engine.speech.fallback import (
     LADDER,
     RepetitionGuard,
@@ -15,7 +16,7 @@ from engine.speech.fallback import (
     drop_silence,
     is_credible,
 )
-from engine.types import ClipTranscript, Segment
+from engine.types import ClipTranscript
 
 GOOD = " all is well that ends well"
 LOOP = " thank you" * 30
@@ -53,7 +54,7 @@ class Script:
 
 async def test_credible_text_is_decoded_once() -> None:
     script = Script(transcript(segment(GOOD)))
-    outcome = await decode_with_fallback(script, LADDER)
+    outcome = await decode_with_fallback(script, LADDER, speech_s=0.0)
     assert outcome.transcript.text == GOOD
     assert (outcome.fallbacks, script.temperatures) == (0, [0.0])
 
@@ -61,35 +62,72 @@ async def test_credible_text_is_decoded_once() -> None:
 @pytest.mark.parametrize("bad", [segment(LOOP), segment(GOOD, -1.01), segment(GOOD, ratio=2.41)])
 async def test_doubtful_text_is_decoded_again_at_the_next_temperature(bad: Segment) -> None:
     script = Script(transcript(bad), transcript(bad), transcript(segment(GOOD)))
-    outcome = await decode_with_fallback(script, LADDER)
+    outcome = await decode_with_fallback(script, LADDER, speech_s=0.0)
     assert outcome.transcript.text == GOOD
     assert (outcome.fallbacks, script.temperatures) == (2, [0.0, 0.2, 0.4])
 
 
 async def test_the_ladder_ends_at_one_with_the_likeliest_text_that_does_not_loop() -> None:
     steady = transcript(segment(GOOD, -1.4))
-    worse = [transcript(segment(LOOP, -0.1)), *[transcript(segment(GOOD + " no", -2.0)) for _ in range(4)]]
+    worse = [transcript(segment(LOOP, -1.1)), *[transcript(segment(GOOD + " no", -2.0)) for _ in range(4)]]
     script = Script(*worse, steady)
-    outcome = await decode_with_fallback(script, LADDER)
+    outcome = await decode_with_fallback(script, LADDER, speech_s=5.0)
     assert outcome.transcript == steady
     assert (outcome.fallbacks, script.temperatures) == (5, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
 
 
-async def test_if_every_text_loops_the_likeliest_is_kept() -> None:
+async def test_what_is_repeated_no_faster_than_anybody_speaks_is_kept() -> None:
     script = Script(transcript(segment(LOOP, -0.9)), transcript(segment(LOOP + " so", -0.2)))
-    outcome = await decode_with_fallback(script, LADDER[:2])
-    assert outcome.transcript.text.endswith("so")
+    outcome = await decode_with_fallback(script, LADDER[:2], speech_s=15.0)
+    assert outcome.transcript.text == LOOP + " so"
+    assert not outcome.looped
+
+
+async def test_a_likely_loop_is_cut_rather_than_taken_for_nonsense() -> None:
+    loop = transcript(segment(GOOD), segment(LOOP, -0.1), segment(" never reached"))
+    script = Script(loop, *[transcript(segment(" nonsense", -2.5)) for _ in LADDER[1:]])
+    outcome = await decode_with_fallback(script, LADDER, speech_s=5.0)
+    assert outcome.looped
+    assert outcome.transcript.text == "".join(one.text for one in outcome.transcript.segments)
+    assert outcome.transcript.text.startswith(GOOD + " thank you thank you")
+    assert outcome.transcript.text.count("thank you") < 12
+
+
+async def test_the_loop_of_a_backend_without_segments_is_cut_too() -> None:
+    script = Script(ClipTranscript(LOOP, (), output_tokens=90))
+    outcome = await decode_with_fallback(script, (0.7,), speech_s=5.0)
+    assert outcome.looped
+    assert outcome.transcript.text.count("thank you") < 12
+
+
+async def test_no_text_is_not_believed_where_somebody_speaks() -> None:
+    silence = transcript(segment(" Thanks for watching!", -1.5, no_speech=0.9))
+    script = Script(silence, ClipTranscript("", (), 0), transcript(segment(GOOD)))
+    assert (await decode_with_fallback(script, LADDER, speech_s=1.1)).transcript.text == GOOD
+
+
+async def test_unlikely_text_is_better_than_none_where_somebody_speaks() -> None:
+    unlikely = transcript(segment(GOOD, -1.2))
+    script = Script(*[ClipTranscript("", (), 0)] * 3, unlikely, *[ClipTranscript("", (), 0)] * 2)
+    assert (await decode_with_fallback(script, LADDER, speech_s=1.1)).transcript == unlikely
+
+
+async def test_what_a_stream_would_end_a_whole_answer_does_not_believe() -> None:
+    yeahs = " I said that it was his, and she told me" + " yeah," * 15
+    assert compression_ratio(yeahs) < 2.4
+    script = Script(transcript(segment(yeahs, -0.1)), transcript(segment(GOOD)))
+    assert (await decode_with_fallback(script, LADDER, speech_s=9.0)).transcript.text == GOOD
 
 
 async def test_one_temperature_is_not_questioned() -> None:
     script = Script(transcript(segment(LOOP, -3.0)))
-    assert (await decode_with_fallback(script, (0.7,))).fallbacks == 0
+    assert (await decode_with_fallback(script, (0.7,), speech_s=0.0)).fallbacks == 0
     assert script.temperatures == [0.7]
 
 
 async def test_silence_is_dropped_and_not_decoded_again() -> None:
     script = Script(transcript(segment(" Thanks for watching!", -1.5, no_speech=0.9)))
-    outcome = await decode_with_fallback(script, LADDER)
+    outcome = await decode_with_fallback(script, LADDER, speech_s=0.0)
     assert (outcome.transcript.text, outcome.transcript.segments) == ("", ())
     assert script.temperatures == [0.0]
 

@@ -11,33 +11,28 @@ from itertools import cycle, pairwise
 import numpy as np
 import pytest
 
-from engine.backends.faster_whisper import FasterWhisperTranscriber
+from core.media.decode import AudioDecoder
+from core.media.frames import BLOCK_BYTES, WINDOW_BYTES
+from core.media.types import SAMPLE_RATE_HZ, WINDOW_SAMPLES, AudioBlock
+from core.media.vad import VoiceActivityDetector, load_model
+from core.transcript.types import Transcript
+from engine.backends.faster_whisper.aligner import FasterWhisperAligner
+from engine.backends.faster_whisper.transcriber import FasterWhisperTranscriber
+from engine.backends.weights import FileWeights, held
 from engine.openai.formats import render
+from engine.openai.rendering import Granularity, Rendering, ResponseFormat
 from engine.speech.clips import ClipCutter
-from engine.speech.decode import AudioDecoder
-from engine.speech.frames import BLOCK_BYTES, WINDOW_BYTES
 from engine.speech.pipeline import SpeechPipeline
-from engine.speech.vad import VoiceActivityDetector, load_model
-from engine.types import (
-    SAMPLE_RATE_HZ,
-    WINDOW_SAMPLES,
-    AudioBlock,
-    Clip,
-    Granularity,
-    ResponseFormat,
-    Transcription,
-    TranscriptionRequest,
-    VoiceActivity,
-)
+from engine.types import Clip, Detail, Hearing, VoiceActivity
+from tests.core.media.sounds import flac, opus, tone, wav
 from tests.word_errors import word_errors
 
 from .counts import Counts
-from .sounds import flac, opus, tone, wav
 from .utterances import NANO, Utterance, held_out, needs_checkpoint, needs_espeak, spoken
 
 pytestmark = needs_checkpoint
 
-REQUEST = TranscriptionRequest(model="nano", language="en")
+REQUEST = Hearing(model="nano", language="en")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +42,26 @@ class Ears:
     pipeline: SpeechPipeline
     counts: Counts
 
-    async def hear(self, pcm: bytes, request: TranscriptionRequest = REQUEST) -> Transcription:
-        return await self.pipeline.transcribe(wav(pcm), request)
+    async def hear(self, pcm: bytes, hearing: Hearing = REQUEST) -> Transcript:
+        return await self.pipeline.transcribe(wav(pcm), hearing)
 
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[Ears]:
-    transcriber = FasterWhisperTranscriber({"nano": NANO}, parallel_clips=2, cpu_threads=1)
+    weights = FileWeights(NANO)
+    transcriber = FasterWhisperTranscriber({"nano": weights}, parallel_clips=2, cpu_threads=1)
     decoder, counts = AudioDecoder(), Counts()
-    try:
-        await decoder.start()
-        await transcriber.start()
-        yield Ears(SpeechPipeline(transcriber, decoder, slots=transcriber.slots, observer=counts), counts)
-    finally:
-        await transcriber.close()
-        await decoder.close()
+    async with held([weights]):
+        try:
+            await decoder.start()
+            await transcriber.start()
+            yield Ears(
+                SpeechPipeline(transcriber, decoder, analysers=(FasterWhisperAligner(transcriber),), observer=counts),
+                counts,
+            )
+        finally:
+            await transcriber.close()
+            await decoder.close()
 
 
 # --- short files
@@ -185,12 +185,12 @@ def is_in_speech(span: tuple[float, float], stretches: list[Stretch]) -> bool:
 @needs_espeak
 async def test_forty_minutes_are_heard_like_their_sentences_alone() -> None:
     pcm, stretches = recording()
-    granularities = frozenset({Granularity.SEGMENT, Granularity.WORD})
-    request = replace(REQUEST, response_format=ResponseFormat.VERBOSE_JSON, granularities=granularities)
+    rendering = Rendering(ResponseFormat.VERBOSE_JSON, frozenset({Granularity.SEGMENT, Granularity.WORD}))
+    request = replace(REQUEST, details=frozenset({Detail.WORDS}))
     async with listening() as ears:
         apart = {one.words: await words_alone(ears, one.pcm) for one in held_out("en")}
         whole = await ears.pipeline.transcribe(flac(pcm), request)
-    answer = json.loads(render(whole, request).body)
+    answer = json.loads(render(whole, rendering).body)
 
     said = [word for one in stretches for word in one.utterance.words]
     in_pieces = sum(word_errors(one.utterance.words, apart[one.utterance.words]) for one in stretches)
@@ -236,7 +236,7 @@ async def test_what_is_said_within_hours_of_silence_is_found_where_it_is() -> No
     assert stretches[-1].end_s < HOURS_S
     async with listening() as ears:
         apart = [await words_alone(ears, one.utterance.pcm) for one in stretches]
-        whole = await ears.pipeline.transcribe(file, replace(REQUEST, granularities=frozenset({Granularity.WORD})))
+        whole = await ears.pipeline.transcribe(file, replace(REQUEST, details=frozenset({Detail.WORDS})))
 
     found = [word for segment in whole.segments for word in segment.words]
     assert whole.duration_s == pytest.approx(HOURS_S, abs=SLACK_S)
@@ -313,7 +313,7 @@ async def test_no_word_is_lost_or_doubled_where_unbroken_speech_is_cut() -> None
 @needs_espeak
 async def test_times_increase_across_the_cuts_of_unbroken_speech() -> None:
     pcm, stretches = monologue()
-    request = replace(REQUEST, granularities=frozenset({Granularity.SEGMENT, Granularity.WORD}))
+    request = replace(REQUEST, details=frozenset({Detail.WORDS}))
     async with listening() as ears:
         whole = await ears.pipeline.transcribe(wav(pcm), request)
     words = [word for segment in whole.segments for word in segment.words]

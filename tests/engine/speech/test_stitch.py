@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.transcript.types import Segment, Task, TokenLogprob, Transcript, Word
 from engine.speech.stitch import HeardClip, TextJoiner, join_texts, stitch
-from engine.types import ClipTranscript, Segment, Task, TokenLogprob, Transcription, Word
+from engine.types import ClipTranscript
 
 
 def heard(start_s: float, *segments: Segment, duration_s: float = 10.0, text: str | None = None) -> HeardClip:
@@ -13,7 +14,7 @@ def heard(start_s: float, *segments: Segment, duration_s: float = 10.0, text: st
     return HeardClip(start_s, duration_s, ClipTranscript(text, segments, output_tokens=3, prompt_tokens=5))
 
 
-def stitched(*clips: HeardClip, language: str = "en", task: Task = Task.TRANSCRIBE) -> Transcription:
+def stitched(*clips: HeardClip, language: str = "en", task: Task = Task.TRANSCRIBE) -> Transcript:
     return stitch(clips, task=task, language=language, duration_s=60.01)
 
 

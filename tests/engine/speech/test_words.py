@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.transcript.types import Segment, Word
 from engine.speech.stitch import HeardClip
 from engine.speech.words import PAUSE_S, WINDOW_S, place_words, stretches
-from engine.types import Clip, ClipTranscript, Segment, Word
+from engine.types import Clip, ClipTranscript
 
 PAUSE = "." * 7
 
@@ -45,7 +48,7 @@ def test_silence_before_and_behind_a_word_is_no_part_of_it() -> None:
 
 def test_a_word_that_covers_a_pause_is_on_its_longer_side() -> None:
     assert placed("##" + PAUSE + "#####", (0, 14)) == [(9, 14)]
-    assert placed("#####" + PAUSE + "##", (0, 14), (14, 14)) == [(0, 5), (14, 14)]
+    assert placed("#####" + PAUSE + "##", (0, 14), (14, 14)) == [(0, 5), (12, 14)]
 
 
 def test_neighbours_inside_speech_keep_their_border() -> None:
@@ -75,18 +78,41 @@ def test_text_without_words_is_left_as_it_is() -> None:
     assert place_words(transcript, drawn("##")) is transcript
 
 
+def test_a_word_of_no_length_is_at_the_end_of_the_speech_before_it() -> None:
+    assert placed("..####....", (2, 3), (9, 9)) == [(2, 3), (3, 6)]
+    assert placed("..##########....", (2, 3), (15, 15)) == [(2, 3), (6, 12)]  # no longer than a word is
+
+
+def test_a_word_of_no_length_shares_the_time_of_the_word_before_where_no_other_is_left() -> None:
+    assert placed("..######....", (2, 8), (8, 8)) == [(2, 5), (5, 8)]
+    assert placed("", (2, 8), (8, 8)) == [(2, 5), (5, 8)]
+
+
+def test_a_word_that_begins_before_the_one_before_has_ended_follows_it() -> None:
+    assert placed("##########", (0, 6), (4, 10)) == [(0, 6), (6, 10)]
+
+
+def test_a_word_of_no_length_may_share_the_last_one_of_another_segment() -> None:
+    words = Word(" one", 0.0, 1.0), Word(" two", 1.0, 1.0)
+    segments = tuple(Segment(0.0, 1.0, word.text, words=(word,)) for word in words)
+    placed_words = [
+        segment.words[0] for segment in place_words(ClipTranscript(" one two", segments, 2), b"\xff" * 31).segments
+    ]
+    assert [word.text for word in placed_words] == [" one", " two"]
+    assert placed_words[0].end_s == placed_words[1].start_s < placed_words[1].end_s
+
+
 @given(
-    st.text("#.", max_size=60), st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=9), st.integers()
+    st.text("#.", max_size=60), st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), max_size=9), st.integers()
 )
-def test_words_never_grow_into_their_neighbours_nor_turn_round(
-    picture: str, times: list[tuple[int, int]], end: int
-) -> None:
-    words = sorted((min(time), max(time)) for time in times)
-    for number, ((before_start, before_end), (start, end_)) in enumerate(
-        zip(words, placed(picture, *words, end=end % 99), strict=True)
-    ):
-        assert before_start <= start <= end_
-        assert end_ <= before_end or number == len(words) - 1
+def test_words_never_overlap_nor_turn_round_and_take_time(picture: str, times: list[tuple[int, int]], end: int) -> None:
+    times.sort()
+    given_words = tuple(Word(" a", first * WINDOW_S, (first + length % 7) * WINDOW_S) for first, length in times)
+    opening = Word(" a", 0.0, 1.0)
+    transcript = heard(opening, *given_words, end_s=(end % 99) * WINDOW_S)
+    (segment,) = place_words(transcript, drawn("#" * 32 + picture)).segments
+    for before, word in pairwise(segment.words):
+        assert before.start_s < before.end_s <= word.start_s < word.end_s
 
 
 @pytest.mark.parametrize("speech", [b"", drawn("..######")])

@@ -7,19 +7,22 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
-from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.speech.media import pcm_of
+from core.media.content import InMemory
+from core.media.media import pcm_of
+from tests.places import ROOT
+from tests.requirements import REQUIRE_ALL
 
-CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
+CHECKPOINTS = ROOT / "tests" / "checkpoints"
 NANO = CHECKPOINTS / "nano" / "ct2"
 
 needs_checkpoint = pytest.mark.skipif(not NANO.is_dir(), reason="the small checkpoint is not in this tree")
-needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng speaks the test sentences")
+needs_espeak = pytest.mark.skipif(
+    not REQUIRE_ALL and shutil.which("espeak-ng") is None, reason="espeak-ng speaks the test sentences"
+)
 
 AUDIBLE = 0.01
 """Below this share of its loudest sample an utterance has not begun, or has ended."""
@@ -37,7 +40,8 @@ class Utterance:
 def spoken(sentence: str, voice: str = "gmw/en-US", *, rate: int = 150, pitch: int = 50) -> bytes:
     """16 kHz PCM of a sentence, with the silence that espeak-ng leaves around it."""
     command = ["espeak-ng", "-v", voice, "-s", str(rate), "-p", str(pitch), "--stdout", sentence]
-    return b"".join(pcm_of(BytesIO(subprocess.run(command, check=True, capture_output=True).stdout)))
+    (track,) = pcm_of(InMemory(subprocess.run(command, check=True, capture_output=True).stdout))
+    return b"".join(track)
 
 
 @cache

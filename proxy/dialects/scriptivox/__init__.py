@@ -1,0 +1,1 @@
+"""Scriptivox's API: uploads, jobs, results and captions (`docs/apis/scriptivox.md`)."""

@@ -1,0 +1,1 @@
+"""Who says what stands in each file of vectors."""

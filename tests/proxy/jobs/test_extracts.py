@@ -1,0 +1,81 @@
+"""Summaries and topics that are taken out of what was said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from core.transcript.types import Task, Transcript
+from proxy.jobs.extracts import MAX_SENTENCES, MAX_TOPICS, Extracting, summary_of, topics_of
+from proxy.jobs.model import JobOptions, JobResult, PartPlan
+
+TALK = (
+    "Hello and welcome. The future of artificial intelligence is bright. It rains. "
+    "Artificial intelligence changes the future of our work. Thank you."
+)
+
+
+def transcript(text: str) -> Transcript:
+    return Transcript(Task.TRANSCRIBE, "en", 10.0, text, ())
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """A stitcher of one part."""
+
+    summary: str | None = None
+
+    def stitch(self, parts: list[tuple[PartPlan, Transcript]], _: JobOptions) -> JobResult:
+        return JobResult(parts[0][1], summary=self.summary)
+
+
+def stitched(options: JobOptions, summary: str | None = None) -> JobResult:
+    return Extracting(First(summary)).stitch([(PartPlan(0), transcript(TALK))], options)  # type: ignore[arg-type]
+
+
+def test_a_summary_is_a_sentence_that_was_said() -> None:
+    summary = summary_of(TALK, "en")
+    assert summary is not None
+    assert summary in TALK
+    assert "intelligence" in summary
+
+
+def test_topics_are_phrases_that_were_said() -> None:
+    topics = topics_of(TALK, "en")
+    assert 1 <= len(topics) <= MAX_TOPICS
+    assert all(topic.lower() in TALK.lower() for topic in topics)
+    assert "artificial intelligence" in [topic.lower() for topic in topics]
+
+
+def test_a_long_talk_has_a_few_sentences_in_their_order() -> None:
+    sentences = [f"Sentence number {number} is about intelligence." for number in range(400)]
+    found = (summary_of(" ".join(sentences), "en") or "").split(". ")
+    assert len(found) == MAX_SENTENCES
+    places = [sentences.index(sentence.rstrip(".") + ".") for sentence in found]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_silence_has_neither(text: str) -> None:
+    assert (summary_of(text, "en"), topics_of(text, "en")) == (None, ())
+
+
+@pytest.mark.parametrize(("text", "language"), [("你好世界。今天下雨。", "zh"), ("Habari ya leo. Sana.", "sw")])
+def test_languages_without_lists_of_words_have_both_too(text: str, language: str) -> None:
+    assert (summary_of(text, language) or "-") in text
+    assert isinstance(topics_of(text, language), tuple)
+
+
+def test_what_is_not_asked_for_is_not_made() -> None:
+    assert stitched(JobOptions()) == JobResult(transcript(TALK))
+
+
+def test_what_is_asked_for_is_added() -> None:
+    made = stitched(JobOptions(summary=True))
+    assert made.summary in TALK  # type: ignore[operator]
+    assert made.topics
+
+
+def test_a_summary_that_a_model_wrote_stays() -> None:
+    assert stitched(JobOptions(summary=True), "Written.").summary == "Written."
