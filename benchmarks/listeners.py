@@ -27,6 +27,7 @@ from engine.backends.vllm.server import Serving
 from engine.backends.vllm.transcriber import VllmTranscriber
 from engine.backends.weights import DirectoryWeights, FileWeights, held
 from engine.speech.pipeline import SpeechPipeline
+from engine.speech.speakers import Diarizer
 from engine.types import Detail, Hearing
 from tests.checkpoints.convert import convert
 
@@ -95,37 +96,58 @@ class Bare:
         )
 
 
-@asynccontextmanager
-async def listening(name: str, *, weights: Path, vllm: Path, threads: int = 0) -> AsyncIterator[Listener]:
-    """A listener, ready.
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """What models run on. vllm: its program. threads: of CTranslate2 for each clip; 0 leaves it to that."""
 
-    weights: a checkpoint in CTranslate2's form, which is converted for vLLM. vllm: its program.
-    threads: of CTranslate2 for each clip; 0 leaves it to that.
-    """
+    vllm: Path
+    threads: int = 0
+    device: str = "cpu"
+
+
+@asynccontextmanager
+async def listening(name: str, weights: Path, machinery: Machinery) -> AsyncIterator[Listener]:
+    """A listener, ready. weights: a checkpoint in CTranslate2's form."""
     if name in (BARE, BARE_VAD):
-        model = await asyncio.to_thread(
-            WhisperModel, str(weights), device="cpu", cpu_threads=threads, local_files_only=True
-        )
-        yield Bare(model, vad=name == BARE_VAD)
+        yield Bare(await bare_model(weights, machinery), vad=name == BARE_VAD)
         return
+    async with product(name, weights, machinery) as pipeline:
+        yield Product(pipeline, 4 if name == VLLM else 1)
+
+
+async def bare_model(weights: Path, machinery: Machinery) -> WhisperModel:
+    return await asyncio.to_thread(
+        WhisperModel,
+        str(weights),
+        device=machinery.device,
+        cpu_threads=machinery.threads,
+        local_files_only=True,
+    )
+
+
+@asynccontextmanager
+async def product(
+    name: str, weights: Path, machinery: Machinery, *, diarizer: Diarizer | None = None
+) -> AsyncIterator[SpeechPipeline]:
+    """The pipeline with a backend, ready. weights: in CTranslate2's form, converted for vLLM."""
     decoder = AudioDecoder()
     with TemporaryDirectory() as directory:
-        backend, at_once = _backend(name, weights, vllm, threads, Path(directory))
+        backend = _backend(name, weights, machinery, Path(directory))
         async with held(backend.weights.values()), backend.running():
             try:
                 await decoder.start()
-                yield Product(SpeechPipeline(backend.transcriber, decoder, analysers=backend.analysers), at_once)
+                yield SpeechPipeline(backend.transcriber, decoder, analysers=backend.analysers, diarizer=diarizer)
             finally:
                 await decoder.close()
 
 
-def _backend(name: str, weights: Path, vllm: Path, threads: int, directory: Path) -> tuple[Backend, int]:
-    """A backend, and how many recordings it is given at a time."""
+def _backend(name: str, weights: Path, machinery: Machinery, directory: Path) -> Backend:
+    device = machinery.device
     if name == FASTER_WHISPER:
         files = {MODEL: FileWeights(weights)}
-        recogniser = FasterWhisperTranscriber(files, cpu_threads=threads)
-        return Backend(recogniser, (FasterWhisperAligner(recogniser),), files), 1
+        recogniser = FasterWhisperTranscriber(files, device=device, cpu_threads=machinery.threads)
+        return Backend(recogniser, (FasterWhisperAligner(recogniser),), files)
     convert(weights, directory / MODEL)
     models = {MODEL: DirectoryWeights(directory / MODEL)}
-    served = VllmTranscriber(models, program=vllm, serving=Serving(device="cpu"))
-    return Backend(served, (VllmAligner(models, program=vllm),), models), 4
+    served = VllmTranscriber(models, program=machinery.vllm, serving=Serving(device=device))
+    return Backend(served, (VllmAligner(models, program=machinery.vllm, device=device),), models)

@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.listeners import BACKENDS, SYSTEMS, VLLM, Listener, listening
+from benchmarks.listeners import BACKENDS, SYSTEMS, VLLM, Listener, Machinery, listening
 from benchmarks.quality_report import aims, table
 from benchmarks.recordings import PLANS, Recording, join, quieter, read_corpus, read_meetings
 from benchmarks.results import PARTS, SILENCE, WORDS, Result, Results
@@ -115,7 +115,7 @@ async def main() -> None:
     }
     gathered: list[Result] = []
     for name in systems:
-        async with listening(name, weights=options.weights, vllm=options.vllm, threads=options.threads) as listener:
+        async with listening(name, options.weights, Machinery(options.vllm, options.threads)) as listener:
             for part in parts:
                 if part == SILENCE and name not in BACKENDS:
                     continue

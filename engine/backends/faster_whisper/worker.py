@@ -33,6 +33,7 @@ from core.media.types import SAMPLE_RATE_HZ
 from core.program.memory import keep_memory_private
 from core.transcript.types import Segment
 from engine.backends.faster_whisper.alignment import TooLongError, align
+from engine.backends.faster_whisper.encodings import Encodings
 from engine.backends.faster_whisper.messages import (
     Kind,
     decode_fields,
@@ -95,6 +96,7 @@ class Model:
     def __init__(self, path: str, *, beam_size: int, **options: Any) -> None:
         self._beam_size = beam_size
         self._whisper = WhisperModel(path, local_files_only=True, **options)
+        self._whisper.encode = Encodings(self._whisper.encode)
         self._at_work = threading.local()
         self._whisper.generate_with_fallback = self._heeding(self._whisper.generate_with_fallback)
 
@@ -111,7 +113,10 @@ class Model:
         """Return the probability of every language; English-only checkpoints know one."""
         if not self._whisper.model.is_multilingual:
             return {"en": 1.0}
-        _, _, probabilities = self._whisper.detect_language(audio=_samples(pcm))
+        features = self._whisper.feature_extractor(_samples(pcm))
+        # Without the last frame, as where they become text: what was encoded for one will do for the other.
+        frames = max(features.shape[-1] - 1, 1)
+        _, _, probabilities = self._whisper.detect_language(features=features[:, :frames])
         return {language: finite(float(probability), 0.0) for language, probability in probabilities}
 
     def segments(

@@ -218,9 +218,11 @@ ABSURD = {
 @pytest.mark.parametrize("what", ABSURD)
 async def test_what_a_caller_asks_for_ends_no_worker(transcriber: FasterWhisperTranscriber, what: str) -> None:
     pid, clip = pid_of(transcriber), spoken("open the green door")
-    async with asyncio.TaskGroup() as group:
-        for _ in range(6):
-            group.create_task(_failure_of(transcriber, clip, ABSURD[what]))
+    calls = (transcriber.transcribe("nano", clip, ABSURD[what]) for _ in range(6))
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    # Where every token is as likely as any, the first is now and then the end: no text at all, and no failure.
+    assert {type(outcome) for outcome in outcomes} <= {BackendError, ClipTranscript}
+    assert any(isinstance(outcome, BackendError) for outcome in outcomes)
     transcript = await transcriber.transcribe("nano", clip, ENGLISH)
     assert transcript.text.split() == ["open", "the", "green", "door"]
     assert pid_of(transcriber) == pid
