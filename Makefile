@@ -77,8 +77,8 @@ pictures: $(VENV)/.dev weights  ## the pictures of docs/page.md
 	$(BIN)/python -m tests.proxy.local.page.pictures
 
 lock: $(VENV)/.dev  ## pin what the images install, with hashes
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra otel pyproject.toml \
-		 -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra otel \
+		--extra jobs-postgres --extra jobs-s3 --extra media pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --extra engine --extra speakers --extra otel \
 		pyproject.toml -o requirements-engine.lock
 	sed -n '/^\[build-system\]/,/^$$/s/^requires = \["\(.*\)"\]/\1/p' pyproject.toml \

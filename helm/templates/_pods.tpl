@@ -92,18 +92,24 @@ Takes (values of a proxy, URLs of engines).
     sizeLimit: {{ .tmpSize }}
 {{- end -}}
 
-{{/* The only variables that a program is given: the way out, which has no flag. Takes egressProxy. */}}
+{{/* The only variables that a program is given, but for a bucket's: the way out, which has no flag. Takes egressProxy. */}}
 {{- define "sottovoce.egressEnv" -}}
 {{- if .url -}}
 env:
-  - name: HTTPS_PROXY
-    value: {{ .url | quote }}
-  - name: HTTP_PROXY
-    value: {{ .url | quote }}
-  {{- if .except }}
-  - name: NO_PROXY
-    value: {{ .except | quote }}
-  {{- end }}
+  {{- include "sottovoce.egressVariables" . | trim | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
+{{- define "sottovoce.egressVariables" -}}
+{{- if .url -}}
+- name: HTTPS_PROXY
+  value: {{ .url | quote }}
+- name: HTTP_PROXY
+  value: {{ .url | quote }}
+{{- if .except }}
+- name: NO_PROXY
+  value: {{ .except | quote }}
+{{- end }}
 {{- end -}}
 {{- end -}}
 

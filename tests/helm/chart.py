@@ -111,6 +111,41 @@ VALUES: Final[Mapping[str, Object]] = MappingProxyType(
             "engine": {"networkPolicy": {"cilium": True}, "settings": {"offline_collateral": True}},
         },
         "offline": {"engine": {"settings": {"offline_collateral": True}}},
+        "jobs of one proxy": {
+            "proxy": {
+                "replicas": 1,
+                "jobs": {"enabled": True, "key": {"secret": "jobs-key"}, "claim": "jobs"},
+            }
+        },
+        "jobs of many proxies": {
+            "proxy": {
+                "replicas": 3,
+                "egressProxy": {"url": "http://egress.example:3128"},
+                "jobs": {
+                    "enabled": True,
+                    "key": {"secret": "jobs-key"},
+                    "database": {"secret": "jobs-database"},
+                    "bucket": {
+                        "url": "s3://recordings/speech",
+                        "secret": "jobs-bucket",
+                        "endpoint": "https://s3.example",
+                        "region": "eu-west-1",
+                    },
+                    "settings": {
+                        "jobs_accounts": True,
+                        "jobs_allow_network": ["10.1.0.0/16", "10.2.0.0/16"],
+                        "jobs_at_once": 8,
+                        "jobs_keep_audio_h": 0.5,
+                        "jobs_keep_results_days": 30,
+                        "jobs_links": False,
+                        "jobs_max_file_bytes": 3489660928,
+                    },
+                },
+                "networkPolicy": {
+                    "jobsEgress": [{"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 5432}]}]
+                },
+            }
+        },
         "no network policies": {
             "engine": {"networkPolicy": {"enabled": False}},
             "proxy": {"networkPolicy": {"enabled": False}},
@@ -128,6 +163,7 @@ VALUES: Final[Mapping[str, Object]] = MappingProxyType(
                 "tls": {"secret": "1e3", "ca": "7"},
                 "ca": {"configMap": "0x8"},
                 "state": {"claim": "1.5"},
+                "jobs": {"enabled": True, "key": {"secret": "1e4"}, "claim": "0o7"},
                 "priorityClassName": "no",
             },
             "engine": {

@@ -30,11 +30,15 @@ README: Final = CHART / "README.md"
 GUIDE: Final = ROOT / "docs" / "kubernetes.md"
 MANIFEST: Final = ROOT / "examples" / "kubernetes" / "sidecar.yaml"
 
+_OF_JOBS: Final = frozenset(name for name in ProxySettings.model_fields if name.startswith("jobs"))
+
 OF_THE_CHART: Final[Mapping[str, frozenset[str]]] = {
     "proxySettings": frozenset(
         {"config", "policy", "engine", "api_key", "token", "tls_cert", "tls_key", "ca_file", "listen", "status_listen"}
         | {"state_dir", "collateral_dir"}
+        | _OF_JOBS
     ),
+    "jobsSettings": frozenset({"jobs", "jobs_dir", "jobs_key", "jobs_database", "jobs_blobs"}),
     # No vLLM that runs already: beside the engine there is nobody in its pod.
     "engineSettings": frozenset(
         {"config", "listen", "status_listen", "model", "alias", "policy", "api_keys", "collateral_dir"}
@@ -43,16 +47,18 @@ OF_THE_CHART: Final[Mapping[str, frozenset[str]]] = {
 }
 """Settings that values of the chart's own decide, because an object of Kubernetes goes with each."""
 
-_LEFT_OUT: Final = ("jobs", "policy_sigstore_")
 OF_NO_POD: Final[Mapping[str, frozenset[str]]] = {
-    "proxySettings": frozenset(name for name in ProxySettings.model_fields if name.startswith(_LEFT_OUT))
+    "proxySettings": frozenset(name for name in ProxySettings.model_fields if name.startswith("policy_sigstore_"))
     | {"otlp_token"},
+    "jobsSettings": frozenset(ProxySettings.model_fields) - _OF_JOBS | {"jobs_keyring", "jobs_link_resolver"},
     "engineSettings": frozenset({"otlp_token"}),
 }
-"""Settings that no pod could be started with: of extras that the image leaves out, and of a secret without a place."""
+"""Settings that no pod could be started with: of extras and commands that the image leaves out, and of a secret without
+a place; of jobs, besides, what stands under `proxy.settings`."""
 
 PROGRAMS: Final[Mapping[str, type[ProgramSettings]]] = {
     "proxySettings": ProxySettings,
+    "jobsSettings": ProxySettings,
     "engineSettings": EngineSettings,
 }
 

@@ -86,6 +86,11 @@ def test_the_test_of_a_proxy_reaches_it_whoever_else_may() -> None:
     assert applications["from"] == peers
 
 
+def test_a_proxy_reaches_the_database_of_its_jobs_beside_all_else() -> None:
+    egress = _rules(VALUES["jobs of many proxies"], "sottovoce-proxy")["egress"]
+    assert _ports(egress) == [[53, 53], ["sealed"], [5432], [443]]
+
+
 def test_cilium_lets_out_to_names_alone() -> None:
     names, vendors = the(VALUES["Cilium"], "CiliumNetworkPolicy", ENGINE)["spec"]["egress"]
     asked = [each["matchName"] for each in names["toPorts"][0]["rules"]["dns"]]

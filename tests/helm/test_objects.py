@@ -309,6 +309,7 @@ ACCEPTED_RISKS = {
     "CKV2_K8S_6": "A NetworkPolicy for every pod: those of `helm test` live for seconds.",
     "CKV_K8S_8": "Liveness: pods of `helm test` end by themselves.",
     "CKV_K8S_9": "Readiness: likewise.",
+    "CKV_K8S_35": "Secrets as files: all are, but the keys of a bucket, which have S3's own variables.",
     "CKV_K8S_21": "Another namespace than default: the example leaves it to whoever installs.",
 }
 """Checks of checkov that something does not pass, and why that is as it should be."""

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import typer
@@ -22,6 +22,7 @@ from engine.backends.surroundings import MEMORY_DIRECTORY
 from engine.commands import app as engine
 from engine.settings import EngineSettings
 from proxy.cli import app as sottovoce
+from proxy.jobs.blobs import s3_store
 from proxy.settings import DEFAULT_PORT, ProxySettings
 from tests.attestation.policies import SNP, release, written
 from tests.helm.chart import VALUES, Object, containers, defaults, pods, preset, rendered, the
@@ -76,6 +77,8 @@ def laid_out(tmp_path: Path) -> Mapping[str, Path]:
     for name in ("ca/ca.crt", "tls/tls.crt", "tls/tls.key", "policy/trusted_root.json"):
         places[f"/etc/sottovoce/{name}"] = tmp_path / name.replace("/", "-")
         places[f"/etc/sottovoce/{name}"].touch()
+    places["/etc/sottovoce/jobs-database/url"] = tmp_path / "jobs-database-url"
+    places["/etc/sottovoce/jobs-database/url"].write_text("postgresql://jobs:word@db.example/jobs\n")
     places["/etc/sottovoce/api-keys/keys.toml"] = tmp_path / "keys.toml"
     places["/etc/sottovoce/api-keys/keys.toml"].write_text("version = 1\n")
     places["/models"] = tmp_path / "models"
@@ -251,13 +254,67 @@ def test_settings_become_the_same_arguments_whatever_their_type() -> None:
     assert given["alias"] == ["whisper-1=openai/whisper-large-v3", "large=openai/whisper-large-v3"]
 
 
+def _proxy(values: Object) -> Any:
+    (container,) = the(values, "Deployment", "sottovoce-proxy")["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+def test_jobs_of_one_proxy_are_kept_in_its_claim_and_sealed_with_keys_of_a_secret() -> None:
+    pod = the(VALUES["jobs of one proxy"], "Deployment", "sottovoce-proxy")["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    (container,) = pod["containers"]
+    mounted = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+    settings = read_by_its_program(container)
+    assert settings["jobs"] is True
+    assert mounted[settings["jobs_dir"]]["persistentVolumeClaim"] == {"claimName": "jobs"}
+    assert mounted[str(Path(settings["jobs_key"]).parent)]["secret"] == {"secretName": "jobs-key"}
+    assert "jobs_database" not in settings
+
+
+def test_a_proxy_that_keeps_jobs_in_a_file_is_replaced_before_the_next_one_starts() -> None:
+    def strategy(name: str) -> Object:
+        return cast("Object", the(VALUES[name], "Deployment", "sottovoce-proxy")["spec"]["strategy"])
+
+    assert strategy("jobs of one proxy") == {"type": "Recreate"}
+    assert strategy("jobs of many proxies") == {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def test_jobs_of_many_proxies_are_in_their_database_and_bucket() -> None:
+    container = _proxy(VALUES["jobs of many proxies"])
+    settings = read_by_its_program(container)
+    assert settings["jobs_database"] == "@/etc/sottovoce/jobs-database/url"
+    assert settings["jobs_blobs"] == "s3://recordings/speech"
+    assert settings["jobs_allow_network"] == ["10.1.0.0/16", "10.2.0.0/16"]
+    assert settings["jobs_max_file_bytes"] == "3489660928"
+    assert settings["jobs_links"] is False
+    assert "jobs_dir" not in settings
+
+
+def test_a_proxy_takes_no_jobs_unless_it_is_told_to() -> None:
+    assert not [name for name in read_by_its_program(_proxy({})) if name.startswith("jobs")]
+
+
+OF_A_BUCKET = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION"}
+
+
+def test_the_keys_of_a_bucket_come_of_a_secret_under_the_names_that_the_proxy_reads() -> None:
+    variables = {variable["name"]: variable for variable in _proxy(VALUES["jobs of many proxies"])["env"]}
+    assert set(variables) >= OF_A_BUCKET
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        assert variables[name]["valueFrom"]["secretKeyRef"]["name"] == "jobs-bucket"
+    environ = {name: variable.get("value", "a-key") for name, variable in variables.items()}
+    assert s3_store("s3://recordings/speech", environ).config["endpoint"] == "https://s3.example"
+
+
 def test_no_setting_is_a_variable() -> None:
     """Who changes a pod's variables need not change what is measured; and the programs read only these."""
     allowed = {"HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"}
-    for found in RELEASES.values():
+    for values, found in RELEASES.items():
         for pod, spec in pods(found):
             for each in containers(spec):
                 names = {variable["name"] for variable in each.get("env", ())}
+                if (values, pod) == ("jobs of many proxies", "Deployment/sottovoce-proxy"):
+                    names -= OF_A_BUCKET
                 of_a_test = {"SSL_CERT_FILE"} if pod.startswith("Pod/") else set()
                 assert names <= allowed | of_a_test or each["name"] == "application", pod
 

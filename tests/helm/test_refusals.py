@@ -17,6 +17,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
 CONFIDENTIAL = VALUES["coco-snp"]
 SIGNED = {"policy_signer": ["ed25519:" + 64 * "a"]}
+ONE, MANY = VALUES["jobs of one proxy"], VALUES["jobs of many proxies"]
 RULES: dict[str, list[Object]] = {
     "a confidential engine is named by its digest, runs in a class, has a number of processors, and proves something": [
         merged(CONFIDENTIAL, {"engine": {"image": {"digest": ""}}}),
@@ -48,6 +49,22 @@ RULES: dict[str, list[Object]] = {
     "a claim is one pod's": [
         {"proxy": {"state": {"claim": "state"}}},
         {"proxy": {"state": {"claim": "state"}, "replicas": 1, "autoscaling": {"kind": "hpa"}}},
+    ],
+    "what jobs keep is sealed with keys that outlive the pod": [
+        merged(ONE, {"proxy": {"jobs": {"key": {"secret": ""}}}})
+    ],
+    "what of jobs is kept nowhere else is in a claim": [
+        merged(ONE, {"proxy": {"jobs": {"claim": ""}}}),
+        merged(MANY, {"proxy": {"jobs": {"database": {"secret": ""}}}}),
+        merged(MANY, {"proxy": {"jobs": {"bucket": {"url": "", "secret": "", "endpoint": "", "region": ""}}}}),
+    ],
+    "a claim of jobs is one pod's; several have a database and a bucket": [
+        merged(ONE, {"proxy": {"replicas": 2}}),
+        merged(ONE, {"proxy": {"autoscaling": {"kind": "hpa"}}}),
+        merged(MANY, {"proxy": {"jobs": {"claim": "jobs"}}}),
+    ],
+    "a database is somewhere that pods may connect to": [
+        merged(MANY, {"proxy": {"networkPolicy": {"jobsEgress": []}}}),
     ],
 }
 """Each rule between values, by its comment in the schema."""
@@ -91,6 +108,14 @@ ALONE: dict[str, Object] = {
     "a vLLM of somebody else's": {"engine": {"settings": {"backend": "vllm", "vllm_url": "http://127.0.0.1:8000"}}},
     "a setting of another type": {"engine": {"settings": {"max_requests": "many"}}},
     "background jobs, for which a pod has no place": {"proxy": {"settings": {"jobs": True}}},
+    "the same of a sidecar": {"sidecar": {"settings": {"jobs_at_once": 2}}},
+    "a file of keys, which a Secret has": {"proxy": {"jobs": {"settings": {"jobs_key": "/jobs.key"}}}},
+    "a keyring, which no pod has": {"proxy": {"jobs": {"settings": {"jobs_keyring": "jobs"}}}},
+    "a command, which the image has not": {"proxy": {"jobs": {"settings": {"jobs_link_resolver": "/bin/resolve"}}}},
+    "a setting that is not one of jobs": {"proxy": {"jobs": {"settings": {"log_level": "warning"}}}},
+    "a bucket without its keys": merged(MANY, {"proxy": {"jobs": {"bucket": {"secret": ""}}}}),
+    "keys without their bucket": {"proxy": {"jobs": {"bucket": {"secret": "jobs-bucket"}}}},
+    "a bucket that is none": merged(MANY, {"proxy": {"jobs": {"bucket": {"url": "https://bucket.example"}}}}),
     "a bundle of Sigstore, which the image cannot read": {
         "proxy": {"settings": {"policy_sigstore_root": "/root.json"}}
     },
