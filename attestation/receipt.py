@@ -13,12 +13,24 @@ to the chunk that carries the receipt, which is the final one. So a receipt says
 these very bytes went in and those came out. The receipt key is drawn when an engine starts, lives in its memory alone,
 and stands in its statement: whoever keeps an attestation (`sottovoce-attest verify --save`) checks every receipt of
 that engine with it, for as long as it ran. Audio is told in whole seconds, rounded up.
+
+A receipt of a live session is a record before the engine's end (`core.channel.records`), so nobody has the one without
+the other. It covers the messages of the WebSocket as they passed, one behind the other::
+
+    claims    = {"version": 1, "frames_up": 321, "up_sha256": "<64 hex>", "frames_down": 318, "down_sha256": "<64 hex>",
+                 "code": 1000, "model": "openai/whisper-large-v3" or null, "audio_seconds": 31,
+                 "issued_at": 1800000000}
+    signature = Ed25519(receipt key, "sottovoce live receipt v1" 00 claims)
+
+up: those that had opened when the session ended: all audio that was heard, and every event. down: those before the one
+in which the receipt begins, so every event that was said. code: with which the session ends. model: the one that heard
+all of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -38,11 +50,14 @@ from core.program.validation import (
     validate,
 )
 
+R = TypeVar("R")
+
 RECEIPT_HEADER: Final = "sottovoce-receipt"
 """Asks for a receipt, with the value 1; and carries it, among the trailers."""
 MAX_RECEIPT_BYTES: Final = 4_096
 
 _LABEL: Final = b"sottovoce receipt v1\x00"
+_LIVE_LABEL: Final = b"sottovoce live receipt v1\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +80,28 @@ class Receipt:
     issued_at: UnixSeconds
 
 
+@dataclass(frozen=True, slots=True)
+class LiveReceipt:
+    """The claims of a receipt of a live session.
+
+    model: None where none heard, or several did. audio_seconds: heard, rounded up. issued_at: as of a `Receipt`.
+    """
+
+    __pydantic_config__ = STRICT
+
+    version: VersionOne
+    frames_up: Annotated[int, Field(ge=1)]
+    up_sha256: Sha256Hex
+    frames_down: Annotated[int, Field(ge=1)]
+    down_sha256: Sha256Hex
+    code: Annotated[int, Field(ge=1000, le=4999)]
+    model: Label | None
+    audio_seconds: Annotated[int, Field(ge=0)]
+    issued_at: UnixSeconds
+
+
 _RECEIPT = TypeAdapter(Receipt)
+_LIVE_RECEIPT = TypeAdapter(LiveReceipt)
 
 
 class ReceiptKey:
@@ -79,8 +115,13 @@ class ReceiptKey:
 
     def sign(self, receipt: Receipt) -> str:
         """The receipt as it travels."""
-        claims = _RECEIPT.dump_json(receipt)
-        return f"{encode_base64(claims)}.{encode_base64(self._secret.sign(_LABEL + claims))}"
+        return self._signed(_LABEL, _RECEIPT.dump_json(receipt))
+
+    def sign_live(self, receipt: LiveReceipt) -> str:
+        return self._signed(_LIVE_LABEL, _LIVE_RECEIPT.dump_json(receipt))
+
+    def _signed(self, label: bytes, claims: bytes) -> str:
+        return f"{encode_base64(claims)}.{encode_base64(self._secret.sign(label + claims))}"
 
     def __repr__(self) -> str:
         return f"ReceiptKey({self.public_key.hex()[:8]}..., secret=***)"
@@ -88,12 +129,21 @@ class ReceiptKey:
 
 def parse_receipt(text: str) -> tuple[Receipt, bytes, bytes]:
     """The claims of a receipt, their bytes and the signature over them. Raises EvidenceError."""
+    return _parsed(_RECEIPT, text)
+
+
+def parse_live_receipt(text: str) -> tuple[LiveReceipt, bytes, bytes]:
+    """As `parse_receipt`, of a live session."""
+    return _parsed(_LIVE_RECEIPT, text)
+
+
+def _parsed(kind: TypeAdapter[R], text: str) -> tuple[R, bytes, bytes]:
     try:
         if len(text) > MAX_RECEIPT_BYTES:
             raise ValueError(f"longer than {MAX_RECEIPT_BYTES} bytes")  # noqa: TRY301 - told as the other faults
         claims, _, signature = text.partition(".")
         data = decode_base64(claims)
-        return validate(_RECEIPT, strictjson.loads(data, max_bytes=MAX_RECEIPT_BYTES)), data, decode_base64(signature)
+        return validate(kind, strictjson.loads(data, max_bytes=MAX_RECEIPT_BYTES)), data, decode_base64(signature)
     except ValueError as exc:
         raise EvidenceError(f"receipt: {exc}") from exc
 
@@ -107,12 +157,7 @@ def verify_receipt(
     """
     receipt, claims, signature = parse_receipt(text)
     checks = (
-        judged(
-            "signature",
-            receipt_key is not None and _is_signed(receipt_key, claims, signature),
-            "the engine's receipt key signed it",
-            "the statement names no receipt key" if receipt_key is None else "the engine's receipt key did not sign it",
-        ),
+        _signature(receipt_key, _LABEL + claims, signature),
         judged(
             "request",
             receipt.request_sha256 == request_sha256,
@@ -131,9 +176,43 @@ def verify_receipt(
     return receipt, checks
 
 
-def _is_signed(receipt_key: bytes, claims: bytes, signature: bytes) -> bool:
+def verify_live_receipt(
+    text: str, receipt_key: bytes | None, *, up: tuple[int, str], down: tuple[int, str]
+) -> tuple[LiveReceipt, tuple[Check, ...]]:
+    """As `verify_receipt`. up, down: of how many messages that were sent and received, and their SHA-256."""
+    receipt, claims, signature = parse_live_receipt(text)
+    checks = (
+        _signature(receipt_key, _LIVE_LABEL + claims, signature),
+        judged(
+            "heard",
+            (receipt.frames_up, receipt.up_sha256) == up,
+            "it is for what was said",
+            "it is for something else that was said",
+        ),
+        judged(
+            "answered",
+            (receipt.frames_down, receipt.down_sha256) == down,
+            "it is for the events that came",
+            "it is for other events",
+        ),
+    )
+    if any(check.failed for check in checks):
+        raise RefusedError(checks)
+    return receipt, checks
+
+
+def _signature(receipt_key: bytes | None, signed: bytes, signature: bytes) -> Check:
+    return judged(
+        "signature",
+        receipt_key is not None and _is_signed(receipt_key, signed, signature),
+        "the engine's receipt key signed it",
+        "the statement names no receipt key" if receipt_key is None else "the engine's receipt key did not sign it",
+    )
+
+
+def _is_signed(receipt_key: bytes, signed: bytes, signature: bytes) -> bool:
     try:
-        Ed25519PublicKey.from_public_bytes(receipt_key).verify(signature, _LABEL + claims)
+        Ed25519PublicKey.from_public_bytes(receipt_key).verify(signature, signed)
     except (InvalidSignature, ValueError):
         return False
     return True

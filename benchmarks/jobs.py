@@ -31,7 +31,7 @@ from proxy.jobs.model import (
     QueueState,
 )
 from proxy.jobs.parts import WholeFile
-from proxy.jobs.ports import PartContent
+from proxy.jobs.ports import Heard, PartContent
 from proxy.jobs.sealing import RecordKey, seal
 from proxy.jobs.service import Kept, Places, kept
 from proxy.jobs.stitch import PartStitcher
@@ -48,8 +48,9 @@ _BATCH = 1000
 class _Engine:
     capabilities = Capabilities()
 
-    async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Transcript:  # noqa: ARG002
-        return Transcript(Task.TRANSCRIBE, options.language or "en", 1.0, f"{part.filename} {request_id}", ())
+    async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Heard:  # noqa: ARG002
+        text = f"{part.filename} {request_id}"
+        return Heard(Transcript(Task.TRANSCRIBE, options.language or "en", 1.0, text, ()))
 
 
 class _Observer:

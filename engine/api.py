@@ -3,8 +3,7 @@
 One row of `_ROUTES` per target; whatever is not there is OpenAI's 404, sealed like everything else. A request is
 admitted by its head alone, its body is parsed as it arrives, and no work starts before the whole of it has come. Where
 keys are asked for, the key is the first thing looked at, and its limits are the last: a head that is refused for
-another reason does not count. Of a live session no receipt is made: who asks for one is refused, since silence would
-mislead.
+another reason does not count.
 
 Paths are compared as they stand; only what names a model is percent-decoded. A query is ignored, like a form field
 that no API defines. What may be had by GET may be asked for by HEAD, whose answer the gateway strips of its content.
@@ -110,8 +109,7 @@ class SpeechApplication:
 
     async def open(self, head: Head, *, source: str) -> Exchange:
         caller = self._authority.identify(head.headers.get("authorization"), source)
-        if head.headers.get(_RECEIPT, "1") != "1":
-            raise Fault(FaultKind.INVALID, option(_RECEIPT))
+        _check_receipt(head)
         if (route := _route(head)) is None:
             raise Fault(FaultKind.UNKNOWN)
         methods, make = route
@@ -123,8 +121,7 @@ class SpeechApplication:
         if self.live is None:
             raise Fault(FaultKind.UNKNOWN)
         entrance = self.live.identify(head, source)
-        if _RECEIPT in head.headers:
-            raise Fault(FaultKind.UNSUPPORTED, option(_RECEIPT))
+        _check_receipt(head)
         if _path(head) != door.PATH:
             raise Fault(FaultKind.UNKNOWN)
         session = await self.live.open(head, entrance)
@@ -167,6 +164,12 @@ class SpeechApplication:
 def request_id(head: Head | None) -> str:
     """The id that came with the request, or a new one; an exchange asks once."""
     return harmless_id(head.headers.get("x-request-id") if head else None, secrets.token_bytes(16))
+
+
+def _check_receipt(head: Head) -> None:
+    """Raises Fault."""
+    if head.headers.get(_RECEIPT, "1") != "1":
+        raise Fault(FaultKind.INVALID, option(_RECEIPT))
 
 
 def _as_fault(error: Exception) -> Fault:

@@ -224,7 +224,7 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
         await stack.enter_async_context(_timed(timers))
         pushed = pushing(settings, "sottovoce-engine", telemetry.snapshot, environ=os.environ)
         await stack.enter_async_context(pushed)
-        live = _live_gateway(settings, ring, parts.live or application, telemetry, parts)
+        live = _live_gateway(settings, ring, parts.live or application, telemetry, parts, receipt_key=receipt_key)
         state.service = Service(gateway, desk, live)
         yield RunningEngine(address, status_address, state, ring, application, settings)
         state.draining = True
@@ -413,7 +413,13 @@ def _serves_live(settings: EngineSettings, parts: EngineParts) -> bool:
 
 
 def _live_gateway(
-    settings: EngineSettings, ring: KeyRing, application: LiveApplication, telemetry: Telemetry, parts: EngineParts
+    settings: EngineSettings,
+    ring: KeyRing,
+    application: LiveApplication,
+    telemetry: Telemetry,
+    parts: EngineParts,
+    *,
+    receipt_key: ReceiptKey,
 ) -> LiveGateway | None:
     if not _serves_live(settings, parts):
         return None
@@ -424,6 +430,7 @@ def _live_gateway(
         telemetry.sessions,
         max_sessions=settings.max_live_sessions,
         max_arriving=settings.max_requests,
+        receipt_key=receipt_key,
         metronome=parts.metronome,
         clock=parts.clock,
     )

@@ -213,7 +213,25 @@ def export(
         raise typer.BadParameter("json, text, srt or vtt", param_hint="--format")
     given = {"output_mode": mode, "max_words": max_words, "max_chars": max_chars, "max_duration": max_duration}
     query = {"format": wanted} | {name: str(value) for name, value in given.items() if value is not None}
-    body = _asked(url, api_key, token, lambda caller: client.export(caller, job, query))
+    _put(_asked(url, api_key, token, lambda caller: client.export(caller, job, query)), output)
+
+
+@jobs.command("receipts")
+def receipts_of(
+    job: JobId,
+    *,
+    url: Url = _URL,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File; standard output by default.")] = None,
+    api_key: ApiKey = None,
+    token: Token = None,
+) -> None:
+    """Print what engines signed of its parts, for `sottovoce receipts verify`."""
+    from proxy.client import jobs as client  # noqa: PLC0415
+
+    _put(_asked(url, api_key, token, lambda caller: client.receipts(caller, job)), output)
+
+
+def _put(body: bytes, output: Path | None) -> None:
     if output is None:
         sys.stdout.buffer.write(body)
     else:

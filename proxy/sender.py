@@ -183,6 +183,7 @@ def _sender(
         shaping=settings.live_shaping,
         metronome=parts.metronome,
         api_key=settings.api_key,
+        receipts=receipts,
     )
     return Sender(courier, live, engines, telemetry, file)
 

@@ -155,7 +155,8 @@ class ProxySettings(TrustOptions, CollateralOptions, PushOptions, JobsOptions, S
     )
     receipts_dir: Path | None = Field(
         None,
-        description="Where receipts of requests with `Sottovoce-Receipt: 1` are kept; without it these are refused.",
+        description="Where receipts of requests and live sessions with `Sottovoce-Receipt: 1` are kept; without it "
+        "these are refused.",
     )
     exit_if_refused: bool = Field(False, description="End with exit code 10 when the engine is refused at the start.")
     ca_file: Path | None = Field(None, description="PEM roots for the engine's TLS, in place of the system's.")

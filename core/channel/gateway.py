@@ -69,7 +69,7 @@ REQUEST_HEADERS: Final = (
 )
 """The headers of an application that go into the envelope."""
 
-LIVE_REQUEST_HEADERS: Final = ("authorization", "x-request-id", "openai-beta")
+LIVE_REQUEST_HEADERS: Final = ("authorization", "x-request-id", "openai-beta", "sottovoce-receipt")
 """The same of a live session, whose head has to fit into a frame."""
 
 SINGLE_HEADERS: Final = frozenset({*REQUEST_HEADERS, *LIVE_REQUEST_HEADERS, "content-encoding"} - {"accept"})

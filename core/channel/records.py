@@ -5,11 +5,12 @@ The plaintext of a frame, whatever it holds::
     frame   = record ...  zeros to the size of the frame
     record  = type (1)  length (3)  body (length)
 
-    01 head   the head of the request or of its answer, as Binary HTTP (`core.channel.live`)
-    02 event  an event of the API, or the last part of one
+    01 head     the head of the request or of its answer, as Binary HTTP (`core.channel.live`)
+    02 event    an event of the API, or the last part of one
     03 event, more follows
-    04 audio  bytes of the format in force, cut anywhere
-    05 end    code (2)  reason: the body of a WebSocket close frame (RFC 6455 section 5.5.1)
+    04 audio    bytes of the format in force, cut anywhere
+    05 end      code (2)  reason: the body of a WebSocket close frame (RFC 6455 section 5.5.1)
+    06 receipt  ASCII: what the answerer signed of all that passed before (`attestation.receipt`)
 
 Audio and events come in the order in which they were said. What a reader refuses, and why:
 
@@ -19,6 +20,7 @@ Audio and events come in the order in which they were said. What a reader refuse
 4. A record of another type between the parts of an event, so also an end: the event would not be whole. An event of
    more than MAX_EVENT_BYTES. An empty part, and empty audio: they say nothing and cost time.
 5. Anything behind the end, in its frame or in another; a code that no close frame carries; a reason that is no text.
+6. Anything but an end behind a receipt; a receipt that is empty, or no ASCII.
 """
 
 from __future__ import annotations
@@ -47,6 +49,11 @@ class _Type(IntEnum):
     EVENT_PART = 3
     AUDIO = 4
     END = 5
+    RECEIPT = 6
+
+
+_WHOLE: Final = (_Type.END, _Type.RECEIPT)
+"""Never cut: what does not fit into what is left of a frame goes into the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,14 @@ class EndRecord:
             raise ValueError("a reason that is too long for a close frame")
 
 
-Record: TypeAlias = HeadRecord | EventRecord | AudioRecord | EndRecord
+@dataclass(frozen=True, slots=True)
+class ReceiptRecord:
+    """A receipt of the session so far; an end follows it. Only the answerer says one."""
+
+    text: str
+
+
+Record: TypeAlias = HeadRecord | EventRecord | AudioRecord | EndRecord | ReceiptRecord
 
 
 class FrameWriter:
@@ -142,6 +156,13 @@ class FrameWriter:
         else:
             self._add(_Type.AUDIO, data)
 
+    def receipt(self, text: str) -> None:
+        """Say the receipt, before the end. ValueError when it does not fit into a frame."""
+        self._check_open()
+        if not text or len(text) > self._frame_bytes - _HEADER_BYTES:
+            raise ValueError("a receipt that does not fit into a frame")
+        self._add(_Type.RECEIPT, text.encode("ascii"))
+
     def end(self, end: EndRecord) -> None:
         """Say that this is all."""
         self._check_open()
@@ -174,7 +195,7 @@ class FrameWriter:
         if len(body) <= fitting:
             self._waiting.popleft()
             self.waiting_bytes -= _HEADER_BYTES
-        elif fitting < 1 or kind is _Type.END:
+        elif fitting < 1 or kind in _WHOLE:
             return b""
         else:
             kind = _Type.EVENT_PART if kind is _Type.EVENT else kind
@@ -192,6 +213,7 @@ class FrameReader:
         self._begun = False
         self._failed = False
         self._event: bytearray | None = None  # the parts so far of one that is not whole
+        self._receipted = False
         self.ended = False
 
     def read(self, plain: bytes) -> list[Record]:
@@ -218,13 +240,15 @@ class FrameReader:
         return records
 
     def _record(self, kind: int, body: bytes) -> Record | None:
-        """A record, or None for a part of an event. Checks 3 to 5 of the module."""
+        """A record, or None for a part of an event. Checks 3 to 6 of the module."""
         if self.ended:
             raise ChannelError("a record after the end")
         if (kind == _Type.HEAD) is self._begun:
             raise ChannelError("the head is not the first record, or not the only one")
         if self._event is not None and kind not in (_Type.EVENT, _Type.EVENT_PART):
             raise ChannelError("an event is not whole")
+        if self._receipted and kind != _Type.END:
+            raise ChannelError("more than an end behind a receipt")
         match kind:
             case _Type.HEAD:
                 self._begun = True
@@ -236,6 +260,9 @@ class FrameReader:
             case _Type.END:
                 self.ended = True
                 return _end_of(body)
+            case _Type.RECEIPT if body and body.isascii():
+                self._receipted = True
+                return ReceiptRecord(body.decode("ascii"))
         raise ChannelError("a record of a type that is not known, or an empty one")
 
     def _event_part(self, body: bytes, *, last: bool) -> EventRecord | None:

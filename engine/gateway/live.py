@@ -34,6 +34,14 @@ class Failure:
     end: End
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was heard of a session so far. model: None where none heard it, or several did."""
+
+    audio_s: float
+    model: str | None
+
+
 class SessionExpiredError(Exception):
     """The session has lasted as long as any may, or nothing was said for too long. The message is for the app."""
 
@@ -53,6 +61,10 @@ class LiveSession(Protocol):
     @property
     def behind_s(self) -> float:
         """How much audio has been taken and not looked at yet: the gateway stops reading while it is too much."""
+
+    @property
+    def processed(self) -> Heard:
+        """For a receipt."""
 
     def answers(self) -> AsyncGenerator[bytes | End, None]:
         """Yield the events of the answer, JSON each, and last the end of the session.

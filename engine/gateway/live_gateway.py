@@ -27,9 +27,10 @@ from enum import StrEnum
 
 from aiohttp import web
 
+from attestation.receipt import ReceiptKey
 from core.channel.gateway import AUTHORITY, LIVE_PERIOD_S, LIVENESS_S, SCHEME, CloseCode
 from core.channel.live import UpOpener, decode_request_head
-from core.channel.records import AudioRecord, EndRecord, EventRecord, HeadRecord
+from core.channel.records import AudioRecord, EndRecord, EventRecord, HeadRecord, ReceiptRecord
 from core.errors import ChannelError, KeyMismatchError
 from core.program.http.listener import PeerGoneError
 from core.program.metronome import MakeMetronome, Steady
@@ -43,6 +44,7 @@ from engine.gateway.live import End, Failure, LiveApplication, LiveSession, Sess
 from engine.gateway.live_line import CLOSING_S, LiveLine
 from engine.gateway.lobby import CrowdedOutError, Lobby
 from engine.gateway.outer import outer_error
+from engine.gateway.receipts import LiveCoverage, asks
 from engine.gateway.replay import ReplaySet
 from engine.telemetry import GatewayMetrics, LiveMetrics
 
@@ -87,7 +89,8 @@ class _Ended(StrEnum):
 class LiveGateway:
     """Serves live sessions with the keys of `ring` and the application behind them.
 
-    max_sessions: at a time. max_arriving: whose head has not opened. clock: Unix seconds, for the keys.
+    max_sessions: at a time. max_arriving: whose head has not opened. receipt_key: signs receipts; without it none are
+    given. clock: Unix seconds, for the keys.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class LiveGateway:
         *,
         max_sessions: int,
         max_arriving: int,
+        receipt_key: ReceiptKey | None = None,
         limits: LiveLimits | None = None,
         metronome: MakeMetronome = lambda: Steady(LIVE_PERIOD_S),
         clock: Callable[[], float] = time.time,
@@ -109,6 +113,7 @@ class LiveGateway:
         self._live_metrics = live_metrics
         live_metrics.sessions.set_function(lambda: float(self._sessions))
         self._max_sessions = max_sessions
+        self._receipt_key = receipt_key
         self._limits = limits or LiveLimits()
         self._metronome = metronome
         self._clock = clock
@@ -133,7 +138,8 @@ class LiveGateway:
             return self._refused(422, "unknown_key")
         opener, replays = UpOpener([held.key]), held.replays
         del held  # a session may outlive its key
-        line = LiveLine(request, opener, self._live_metrics, liveness_s=self._limits.liveness_s)
+        coverage = LiveCoverage(self._receipt_key, self._clock) if self._receipt_key else None
+        line = LiveLine(request, opener, self._live_metrics, liveness_s=self._limits.liveness_s, coverage=coverage)
         if not line.is_asked_for:
             return self._refused(400, "not_an_envelope")
         with self._counted():
@@ -188,6 +194,10 @@ class LiveGateway:
                     await self._refuse(line, opener, session)
                     return
                 place.settle()
+            if asks(head):
+                line.sign(lambda: session.processed)
+            else:
+                line.coverage = None
             line.begin(101)
             await first_of(self._carried(line, opener, session, head), self._beat(line))
 
@@ -243,6 +253,8 @@ class LiveGateway:
             )
         finally:
             self._ended(why)
+        if end is None and line.signs:
+            end = End(CloseCode.OVER)
         if end is not None:
             line.end(end)
             await self._heard_out(line, opener)
@@ -260,6 +272,8 @@ class LiveGateway:
                         session.audio(audio)
                     case EndRecord():
                         return _Ended.APP, None
+                    case ReceiptRecord():
+                        raise ChannelError("a receipt of the caller's")
 
     async def _tell(self, line: LiveLine, session: LiveSession, head: Head) -> tuple[_Ended, End | None]:
         """Say what the session answers, until it ends."""
@@ -299,6 +313,8 @@ class LiveGateway:
             async with asyncio.timeout(self._limits.liveness_s):
                 while not opener.ended:
                     await line.receive()
+                if line.signs:
+                    await line.left()
 
     async def _beat(self, line: LiveLine) -> None:
         """Send a frame at every tick, until one holds our end; never returns, for the other end is to be heard."""

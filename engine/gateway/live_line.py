@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 
 from aiohttp import WSMsgType, web
 
@@ -17,7 +18,8 @@ from core.channel.live import DOWN_BYTES, SERVER_NONCE_BYTES, DownSealer, UpOpen
 from core.channel.records import EndRecord, FrameWriter, Record
 from core.errors import ChannelError
 from core.program.http.listener import PeerGoneError, patience
-from engine.gateway.live import End
+from engine.gateway.live import End, Heard
+from engine.gateway.receipts import LiveCoverage
 from engine.telemetry import LiveMetrics
 
 MAX_MESSAGE_BYTES = 8_192
@@ -27,13 +29,28 @@ CLOSING_S = 2.0
 
 
 class LiveLine:
-    """The engine's end of one WebSocket."""
+    """The engine's end of one WebSocket.
 
-    def __init__(self, request: web.Request, opener: UpOpener, metrics: LiveMetrics, *, liveness_s: float) -> None:
+    coverage: for a receipt, where one may be asked for; None as soon as it is clear that none is.
+    """
+
+    def __init__(
+        self,
+        request: web.Request,
+        opener: UpOpener,
+        metrics: LiveMetrics,
+        *,
+        liveness_s: float,
+        coverage: LiveCoverage | None = None,
+    ) -> None:
         self._request = request
         self._opener = opener
         self._metrics = metrics
         self._liveness_s = liveness_s
+        self.coverage = coverage
+        self._heard: Callable[[], Heard] | None = None
+        self._ending: End | None = None
+        self._left = asyncio.Event()
         self._sealer: DownSealer | None = None
         self._writer = FrameWriter(DOWN_BYTES)
         self.socket = web.WebSocketResponse(
@@ -64,7 +81,10 @@ class LiveLine:
             message = await self.socket.receive()
         if message.type is WSMsgType.BINARY:
             self._metrics.frames.labels(direction="up").inc()
-            return self._opener.open(message.data)
+            records = self._opener.open(message.data)
+            if self.coverage is not None:
+                self.coverage.received(message.data)
+            return records
         if message.type is WSMsgType.TEXT:
             raise ChannelError("a message that is no frame")
         raise PeerGoneError
@@ -77,17 +97,47 @@ class LiveLine:
     def say(self, event: bytes) -> None:
         self._writer.event(event)
 
+    def sign(self, heard: Callable[[], Heard]) -> None:
+        """A receipt goes before the end. heard: asked when all that was said has left."""
+        self._heard = heard
+
+    @property
+    def signs(self) -> bool:
+        return self.coverage is not None and self._heard is not None
+
     def end(self, end: End) -> None:
-        self._writer.end(EndRecord(end.code, end.reason))
+        """Say the end; of what comes from now on nothing is heard any more."""
+        if self.coverage is None or self._heard is None:
+            self._writer.end(EndRecord(end.code, end.reason))
+            return
+        self.coverage.close()
+        self._ending = end
+
+    async def left(self) -> None:
+        """Return when our end has left."""
+        await self._left.wait()
 
     async def send_frame(self) -> None:
         """Send the next frame, whatever it holds. Raises PeerGoneError."""
         if self._sealer is None:
             raise RuntimeError("the answer has not begun")
+        self._sign_if_all_is_said()
         message = self._sealer.seal(self._writer.frame())
+        if self.coverage is not None:
+            self.coverage.sent(message)
         async with patience(self._request, self._liveness_s):
             await self.socket.send_bytes(message)
         self._metrics.frames.labels(direction="down").inc()
+        if self.ended:
+            self._left.set()
+
+    def _sign_if_all_is_said(self) -> None:
+        """The receipt covers whole frames, so it begins one of its own."""
+        if self.coverage is None or self._heard is None or self._ending is None or self._writer.waiting_bytes:
+            return
+        end, self._ending = self._ending, None
+        self._writer.receipt(self.coverage.receipt(end.code, self._heard()))
+        self._writer.end(EndRecord(end.code, end.reason))
 
     async def close(self, code: int) -> None:
         """Close the WebSocket, with a code in the clear and no reason. Raises PeerGoneError."""

@@ -1,4 +1,4 @@
-"""What does a receipt cover of one exchange? The sealed bytes that came, and those that go before itself."""
+"""What does a receipt cover of an exchange, or of a live session? What came sealed, and what goes before itself."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import math
 from collections.abc import Callable
 
-from attestation.receipt import RECEIPT_HEADER, Receipt, ReceiptKey
+from attestation.receipt import RECEIPT_HEADER, LiveReceipt, Receipt, ReceiptKey
 from engine.gateway.exchange import Answer, Head
+from engine.gateway.live import Heard
 
 FIELD_FILLER = "padding"
 """The trailer that fills the chunk before the receipt, so that its length does not tell the answer's."""
@@ -59,6 +60,48 @@ class Coverage:
                 model=done.model if done else None,
                 audio_seconds=math.ceil(done.audio_s) if done else 0,
                 replayed=("idempotent-replay", "true") in answer.headers,
+                issued_at=int(self._clock()),
+            )
+        )
+
+
+class LiveCoverage:
+    """One live session. clock: Unix seconds."""
+
+    def __init__(self, key: ReceiptKey, clock: Callable[[], float]) -> None:
+        self._key = key
+        self._clock = clock
+        self._up, self._frames_up = hashlib.sha256(), 0
+        self._down, self._frames_down = hashlib.sha256(), 0
+        self._closed = False
+
+    def received(self, message: bytes) -> None:
+        """A message that has opened."""
+        if not self._closed:
+            self._up.update(message)
+            self._frames_up += 1
+
+    def close(self) -> None:
+        """What comes from now on is not heard any more."""
+        self._closed = True
+
+    def sent(self, message: bytes) -> None:
+        """A message that goes before the one in which the receipt begins."""
+        self._down.update(message)
+        self._frames_down += 1
+
+    def receipt(self, code: int, heard: Heard) -> str:
+        """The receipt, once all that it covers was sent. code: with which the session ends."""
+        return self._key.sign_live(
+            LiveReceipt(
+                version=1,
+                frames_up=self._frames_up,
+                up_sha256=self._up.hexdigest(),
+                frames_down=self._frames_down,
+                down_sha256=self._down.hexdigest(),
+                code=code,
+                model=heard.model,
+                audio_seconds=math.ceil(heard.audio_s),
                 issued_at=int(self._clock()),
             )
         )

@@ -206,7 +206,6 @@ _OTHERS: Final[_Sentences] = {
         "This `Idempotency-Key` came with another request before. Use a new one for each request."
     ),
     (FaultKind.INVALID, option("sottovoce-receipt")): "`Sottovoce-Receipt` must be 1, or left out.",
-    (FaultKind.UNSUPPORTED, option("sottovoce-receipt")): "Live sessions have no receipts. Leave the header out.",
 }
 
 

@@ -21,7 +21,7 @@ from core.program.run import unwrapped
 from core.transcript.faults import Fault, FaultKind
 from core.transcript.types import TokenLogprob, Transcript
 from engine.access.authority import Visit
-from engine.gateway.live import End, SessionExpiredError
+from engine.gateway.live import End, Heard, SessionExpiredError
 from engine.openai.models import ModelCatalogue
 from engine.realtime.events import Append, Clear, ClientEvent, Commit, Events, NewId, Update, new_id, parse
 from engine.realtime.item import Item
@@ -121,6 +121,8 @@ class RealtimeSession:
         """Those without their last event."""
         self._previous: str | None = None
         self._taken_ms = 0.0
+        self._models = set[str]()
+        """That items of the session were heard by."""
         self._uncommitted_ms = 0.0
         self._stretch = Stretch(0.0, _rule(settings))
         self._progress = asyncio.Event()
@@ -150,6 +152,10 @@ class RealtimeSession:
     @property
     def behind_s(self) -> float:
         return self._waiting_bytes / self._settings.format.bytes_per_s
+
+    @property
+    def processed(self) -> Heard:
+        return Heard(self._taken_ms / 1000, next(iter(self._models)) if len(self._models) == 1 else None)
 
     async def answers(self) -> AsyncGenerator[bytes | End, None]:
         while True:
@@ -349,6 +355,7 @@ class RealtimeSession:
             logprobs=settings.logprobs,
         )
         self._order.begin(item.id)
+        self._models.add(settings.hearing.model)
         self._items.add(item)
         self._item = item
         return item

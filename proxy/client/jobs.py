@@ -167,6 +167,12 @@ async def export(caller: Caller, job: str, query: Mapping[str, str]) -> bytes:
         return await response.read()
 
 
+async def receipts(caller: Caller, job: str) -> bytes:
+    """What engines signed of its parts, as JSON. Raises ClientError."""
+    async with caller.asking("GET", f"/{_id(job)}/receipts") as response:
+        return await response.read()
+
+
 def _id(job: str) -> str:
     """Raises ClientError for what would be another path."""
     if not job.replace("-", "").isalnum() or not job.isascii():

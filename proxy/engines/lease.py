@@ -70,6 +70,10 @@ class Lease(Protocol):
         """What the engine proved: its limits among it."""
 
     @property
+    def statement_sha256(self) -> str:
+        """Of its bytes, hexadecimal."""
+
+    @property
     def stands(self) -> bool:
         """Whether what goes on under this lease may: since it was given no other policy and no refusal came."""
 

@@ -154,6 +154,7 @@ class Pool:
             attested.choose_key(),
             attested.choose_live_key(),
             attested.result.statement,
+            attested.statement_sha256,
             member.trust.withdrawals,
             is_bound,
         )
@@ -249,6 +250,7 @@ class _Leased:
     key: KeyConfig
     live_key: KeyConfig | None
     statement: Statement
+    statement_sha256: str
     _withdrawals: int
     _is_bound: bool
 

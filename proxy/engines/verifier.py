@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -43,6 +44,11 @@ class AttestedEngine:
     result: AttestationResult
     bundle: Bundle
     collateral_at: datetime | None = None
+
+    @cached_property
+    def statement_sha256(self) -> str:
+        """Of the statement's bytes, hexadecimal."""
+        return hashlib.sha256(self.bundle.document.statement).hexdigest()
 
     @property
     def digests(self) -> frozenset[bytes]:

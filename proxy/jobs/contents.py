@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from core.transcript.types import Transcript
-from proxy.jobs.model import JobOptions, JobResult, Source, StoredAnswer
+from proxy.jobs.model import JobOptions, JobResult, Receipt, Source, StoredAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class FileFacts:
 DETAILS: Final = TypeAdapter(Details)
 FILE_FACTS: Final = TypeAdapter(FileFacts)
 RESULT: Final = TypeAdapter(JobResult)
+RECEIPT: Final = TypeAdapter(Receipt)
 TRANSCRIPT: Final = TypeAdapter(Transcript)
 
 

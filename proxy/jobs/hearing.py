@@ -19,12 +19,14 @@ from typing import Annotated, Final
 from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from attestation.receipt import RECEIPT_HEADER
 from core.transcript.types import Segment, Speaker, Task, Transcript, Voice, Word
 from proxy.errors import ErrorCode, ProxyError
 from proxy.jobs.errors import FailedError, TransientError
-from proxy.jobs.model import Capabilities, Failure, FailureKind, JobOptions
-from proxy.jobs.ports import PartContent
+from proxy.jobs.model import Capabilities, Failure, FailureKind, JobOptions, Receipt
+from proxy.jobs.ports import Heard, PartContent
 from proxy.sealed.courier import AppRequest, Courier
+from proxy.sealed.receipts import Witness
 
 PATHS: Final = {Task.TRANSCRIBE: "/v1/audio/transcriptions", Task.TRANSLATE: "/v1/audio/translations"}
 
@@ -113,21 +115,21 @@ class AttestedEngine:
     def capabilities(self) -> Capabilities:
         return Capabilities(diarize=self._tells_speakers())
 
-    async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Transcript:
+    async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Heard:
         try:
-            status, headers, body = await self._ask(part, options, request_id, of)
+            status, headers, body, receipt = await self._ask(part, options, request_id, of)
         except ProxyError as exc:
             raise _of_the_way(exc) from None
         if status != 200:
             raise _of_the_answer(status, headers, body)
         try:
-            return _transcript(_Verbose.model_validate_json(body), options.task)
+            return Heard(_transcript(_Verbose.model_validate_json(body), options.task), receipt)
         except ValidationError:
             raise TransientError(_FAILED) from None  # its text would quote the transcript
 
     async def _ask(
         self, part: PartContent, options: JobOptions, request_id: str, of: int
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    ) -> tuple[int, Mapping[str, str], bytes, Receipt | None]:
         boundary = secrets.token_hex(16)
         pieces: AsyncIterator[bytes] | None = None
 
@@ -138,9 +140,10 @@ class AttestedEngine:
             request_id=request_id,
             method="POST",
             path=PATHS[options.task],
-            headers=CIMultiDict({"content-type": f"multipart/form-data; boundary={boundary}"}),
+            headers=CIMultiDict({"content-type": f"multipart/form-data; boundary={boundary}", RECEIPT_HEADER: "1"}),
             content_length=None,
             read=read,
+            keeps_receipt=True,
         )
         lease = await self._courier.accept(request)
         fields = _fields(options, options.model or lease.statement.models[0].id, of)
@@ -148,7 +151,20 @@ class AttestedEngine:
         async with self._courier.carrying(lease, request) as delivery:
             if not isinstance(delivery.body, bytes):
                 raise ProxyError(ErrorCode.UPSTREAM_PROTOCOL_ERROR)
-            return delivery.status, {name.lower(): value for name, value in delivery.headers}, delivery.body
+            headers = {name.lower(): value for name, value in delivery.headers}
+            return delivery.status, headers, delivery.body, _receipt(delivery.witness)
+
+
+def _receipt(witness: Witness | None) -> Receipt | None:
+    if witness is None or witness.receipt is None:
+        return None
+    return Receipt(
+        instance=witness.instance,
+        statement_sha256=witness.statement_sha256,
+        request_sha256=witness.request.hexdigest(),
+        answer_sha256=witness.answer.hexdigest(),
+        signed=witness.receipt,
+    )
 
 
 async def _form(part: PartContent, fields: Iterator[tuple[str, str]], boundary: str) -> AsyncIterator[bytes]:

@@ -259,11 +259,37 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an engine signed of one request, and this side's own account of it.
+
+    instance, statement_sha256: which engine, and what it had proved. request_sha256, answer_sha256: of sealed bytes.
+    signed: the receipt as it came.
+    """
+
+    instance: str
+    statement_sha256: str
+    request_sha256: str
+    answer_sha256: str
+    signed: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartReceipt:
+    """The receipt of one part of a recording. end_ms: as of a `PartPlan`."""
+
+    index: int
+    start_ms: int
+    end_ms: int | None
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
 class JobResult:
     """What was heard; kept as one sealed value.
 
     summary_method: how the summary and the topics came to be: `extractive`, or the model that wrote them.
     channels: of each channel by itself, where that was asked for. redacted: how often each kind was left out.
+    receipts: of all parts, in their order; of engines that give none, none.
     """
 
     transcript: Transcript
@@ -272,6 +298,7 @@ class JobResult:
     summary_method: str | None = None
     channels: tuple[Transcript, ...] = ()
     redacted: Mapping[PersonalData, int] = field(default_factory=dict)
+    receipts: tuple[PartReceipt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from proxy.jobs.model import (
     PartPlan,
     Plan,
     Principal,
+    Receipt,
     StoredAnswer,
     Upload,
     UploadId,
@@ -106,13 +107,21 @@ class PartContent(Protocol):
     def stream(self) -> AsyncIterator[bytes]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What an engine made of a part. receipt: None of one that gives none."""
+
+    transcript: Transcript
+    receipt: Receipt | None = None
+
+
 class Engine(Protocol):
     """Hears one part, in an attested engine and nowhere else."""
 
     @property
     def capabilities(self) -> Capabilities: ...
 
-    async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Transcript:
+    async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Heard:
         """Cancelling it ends the request to the engine. Times count from the beginning of the part.
 
         of: how many parts its recording has; of several, each speaker has a voice if the engine knows it.

@@ -14,8 +14,8 @@ What happened to a job, and what becomes of it::
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
 
 import structlog
@@ -32,7 +32,7 @@ from proxy.jobs.errors import (
     VaultError,
 )
 from proxy.jobs.limits import least
-from proxy.jobs.model import BlobSource, Failure, FailureKind, JobStatus, LinkSource, PartPlan
+from proxy.jobs.model import BlobSource, Failure, FailureKind, JobStatus, LinkSource, PartPlan, PartReceipt
 from proxy.jobs.ports import Blobs, Engine, Fetcher, Recording, Splitter, Stitcher
 from proxy.jobs.store.notices import QUEUE, Notices, job_topic
 from proxy.jobs.store.queue import MAX_ATTEMPTS, Claim, PartState, Queue
@@ -183,12 +183,13 @@ class Worker:
         recording, states = await self._planned(claim, recording)
         progress.total, progress.done = len(states), sum(state.transcript is not None for state in states)
         await self._hear_all(claim, recording, [state.plan for state in states if state.transcript is None], progress)
-        heard = [(state.plan, state.transcript) for state in await self._insist(lambda: self._queue.parts(claim))]
-        whole = [(plan, transcript) for plan, transcript in heard if transcript is not None]
+        heard = await self._insist(lambda: self._queue.parts(claim))
+        whole = [(state.plan, state.transcript) for state in heard if state.transcript is not None]
         if len(whole) != len(heard):
             raise LostError
         # It may take seconds for hours of speech.
         made = await asyncio.to_thread(self._means.stitcher.stitch, whole, claim.job.options)
+        made = replace(made, receipts=_receipts(heard))
         audio_ms = round(made.transcript.duration_s * 1000) - claim.job.options.start_ms
         ended_s = await self._insist(lambda: self._queue.complete(claim, made, audio_ms))
         self._observer.ended(JobStatus.COMPLETED.value, ended_s)
@@ -212,10 +213,10 @@ class Worker:
             async with slots:
                 content = await self._means.splitter.cut(recording, plan)
                 request_id = f"{claim.job.id}-{plan.index}-{claim.fence}"
-                transcript = await self._means.engine.hear(
+                heard = await self._means.engine.hear(
                     content, claim.job.options, request_id=request_id, of=progress.total
                 )
-                await self._insist(lambda: self._queue.keep_part(claim, plan.index, transcript))
+                await self._insist(lambda: self._queue.keep_part(claim, plan.index, heard.transcript, heard.receipt))
                 progress.done += 1
 
         async with asyncio.TaskGroup() as group:
@@ -269,6 +270,14 @@ class Worker:
     def _store_failed(self, exc: KeysAwayError | StoreError) -> None:
         self._observer.store_failed()
         _log.warning("job_store_failed", error=str(exc))
+
+
+def _receipts(parts: Sequence[PartState]) -> tuple[PartReceipt, ...]:
+    return tuple(
+        PartReceipt(part.plan.index, part.plan.start_ms, part.plan.end_ms, part.receipt)
+        for part in parts
+        if part.receipt is not None
+    )
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from proxy.engines.lease import Engines, Lease
 from proxy.errors import ErrorCode, ProxyError
 from proxy.sealed import sse
 from proxy.sealed.envelope import Headers, inner_head, released_headers
+from proxy.sealed.receipts import Witness
 from proxy.sealed.relay import Relay
 from proxy.sealed.spool import Allowance, RetainedBody, Source
 from proxy.telemetry import SpanName, Telemetry
@@ -28,7 +29,8 @@ class AppRequest:
     """A request of an app.
 
     path: as the app sent it, query included. content_length: None where the app does not say. read: the next piece of
-    the body, and no bytes at its end, however often it is asked.
+    the body, and no bytes at its end, however often it is asked. keeps_receipt: whoever sends it keeps the receipt that
+    it asks for, of a delivery that is whole.
     """
 
     request_id: str
@@ -37,6 +39,7 @@ class AppRequest:
     headers: Headers
     content_length: int | None
     read: Source
+    keeps_receipt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Delivery:
     status: int
     headers: list[tuple[str, str]]
     body: bytes | AsyncIterator[bytes]
+    witness: Witness | None = None
 
 
 class Courier:
@@ -70,7 +74,8 @@ class Courier:
         """The lease of an engine that takes such a request. Raises ProxyError."""
         if any(coding.lower() != "identity" for coding in request.headers.getall("content-encoding", ())):
             raise ProxyError(ErrorCode.UNSUPPORTED_CONTENT_ENCODING)
-        if request.headers.getall(RECEIPT_HEADER, ()) and not self._relay.keeps_receipts:
+        keeps_receipts = request.keeps_receipt or self._relay.keeps_receipts
+        if request.headers.getall(RECEIPT_HEADER, ()) and not keeps_receipts:
             raise ProxyError(ErrorCode.INVALID_REQUEST)  # it would be lost
         with self._telemetry.spans.step(SpanName.LEASE):
             lease = await self._engines.lease()
@@ -88,9 +93,9 @@ class Courier:
         head = inner_head(request.method, request.path, request.headers, replaced)
         with RetainedBody(request.read, self.allowance) as body:
             try:
-                async with self._relay.answering(lease, head, body) as answer:
+                async with self._relay.answering(lease, head, body, keeps=not request.keeps_receipt) as answer:
                     content = answer.content if isinstance(answer.content, bytes) else _events(answer.content)
-                    yield Delivery(answer.status, released_headers(answer.headers), content)
+                    yield Delivery(answer.status, released_headers(answer.headers), content, answer.witness)
             finally:
                 self._telemetry.uploaded(body.received_bytes)
 

@@ -26,12 +26,13 @@ import aiohttp
 import structlog
 from pydantic import SecretStr
 
+from attestation.receipt import RECEIPT_HEADER
 from core.channel.bhttp import RequestHead
 from core.channel.client_secrets import issuer_in, shown_secret
 from core.channel.gateway import LIVE_REQUEST_HEADERS, LIVENESS_S, CloseCode, OuterStatus, live_path
 from core.channel.live import UP_BYTES, DownOpener, UpSealer, decode_response_head, encode_request_head
 from core.channel.pacing import Pace, Shaping
-from core.channel.records import EndRecord, EventRecord, FrameWriter, HeadRecord, Record
+from core.channel.records import EndRecord, EventRecord, FrameWriter, HeadRecord, ReceiptRecord, Record
 from core.errors import ChannelError
 from core.program.metronome import MakeMetronome
 from core.program.together import first_of
@@ -39,6 +40,7 @@ from proxy.engines.lease import Engines, Lease
 from proxy.errors import ErrorCode, ProxyError
 from proxy.sealed.envelope import Headers, inner_head
 from proxy.sealed.failover import UNAVAILABLE, Attempt, Busy, Failover, Failure, Lost, Refused, Unreachable
+from proxy.sealed.receipts import LiveWitness, Receipts
 from proxy.telemetry import Telemetry
 
 _log = structlog.get_logger(__name__)
@@ -47,6 +49,8 @@ MAX_WAITING_BYTES: Final = 5_760_000
 """Two minutes of audio: what an app may be ahead of its frames, before no more is read of it."""
 MAX_MESSAGE_BYTES: Final = 8_192
 CLOSING_S: Final = 1.0
+RECEIPT_S: Final = 5.0
+"""How long a receipt is waited for that the app has left behind."""
 OVER: Final = EndRecord(CloseCode.OVER)
 
 
@@ -110,7 +114,8 @@ class Spoken:
 class LiveCall:
     """A session with an engine.
 
-    is_open: whether it has answered, and does not refuse it. is_busy: whether it takes none now.
+    is_open: whether it has answered, and does not refuse it. is_busy: whether it takes none now. witness: of what
+    passes, where a receipt is asked for.
     """
 
     def __init__(
@@ -122,8 +127,10 @@ class LiveCall:
         *,
         shaping: Shaping,
         metronome: MakeMetronome,
+        witness: LiveWitness | None = None,
     ) -> None:
         self._socket = socket
+        self.witness = witness
         self._sealer = sealer
         self._opener: DownOpener = sealer.down_opener()
         self.lease = lease
@@ -197,6 +204,8 @@ class LiveCall:
                     case EndRecord():
                         yield record
                         return
+                    case ReceiptRecord(text) if self.witness is not None:
+                        self.witness.receipted(text)
                     case _:
                         raise ProxyError(ErrorCode.UPSTREAM_PROTOCOL_ERROR)
             records = self._opened(await self._received())
@@ -216,6 +225,10 @@ class LiveCall:
             records = self._opener.open(message.data if message.type is aiohttp.WSMsgType.BINARY else b"")
         except ChannelError as exc:
             raise _broken(exc) from exc
+        if self.witness is not None:
+            self.witness.received(message.data)
+            if any(isinstance(record, HeadRecord | EventRecord) for record in records):
+                self.witness.told()
         self._telemetry.live_frame("down")
         return records
 
@@ -225,7 +238,10 @@ class LiveCall:
         return ProxyError(ErrorCode.STREAM_TRUNCATED)
 
     async def _send(self, plain: bytes) -> None:
-        await self._socket.send_bytes(self._sealer.seal(plain))
+        message = self._sealer.seal(plain)
+        if self.witness is not None:
+            self.witness.sent(message)
+        await self._socket.send_bytes(message)
         self._telemetry.live_frame("up")
 
     async def hang_up(self, spoken: Spoken) -> None:
@@ -235,7 +251,20 @@ class LiveCall:
                 if spoken.waiting_frames == 0 and not self._socket.closed:
                     spoken.end()
                     await self._send(spoken.frame())
+            await self._hear_out()
+            async with asyncio.timeout(CLOSING_S):
                 await self._socket.close(code=CloseCode.OVER)
+
+    async def _hear_out(self) -> None:
+        """Wait for the receipt of a session that its app has left; what else still comes is for nobody."""
+        if self.witness is None or not self.is_open or not self.lease.stands:
+            return
+        with suppress(TimeoutError, ProxyError):
+            async with asyncio.timeout(RECEIPT_S):
+                while not (self._opener.ended or self._socket.closed):
+                    for record in self._opened(await self._received()):
+                        if isinstance(record, ReceiptRecord):
+                            self.witness.receipted(record.text)
 
 
 def _broken(exc: ChannelError) -> ProxyError:
@@ -261,8 +290,9 @@ class LiveRelay:
         shaping: Shaping,
         metronome: MakeMetronome,
         api_key: SecretStr | None = None,
+        receipts: Receipts | None = None,
     ) -> None:
-        """session: from `core.program.http.client.open_session`."""
+        """session: from `core.program.http.client.open_session`. receipts: where those are kept that are asked for."""
         self._session = session
         self._engines = engines
         self._failover = Failover(engines, telemetry, live=True)
@@ -270,6 +300,7 @@ class LiveRelay:
         self._shaping = shaping
         self._metronome = metronome
         self._api_key = api_key
+        self._receipts = receipts
 
     @property
     def holds_key(self) -> bool:
@@ -280,6 +311,8 @@ class LiveRelay:
         """The head of a session, as `envelope.inner_head`; it has to fit into a frame. Raises ProxyError."""
         if self._api_key is not None:
             replaced = replaced | {"authorization": f"Bearer {self._api_key.get_secret_value()}"}
+        if headers.getall(RECEIPT_HEADER, ()) and self._receipts is None:
+            raise ProxyError(ErrorCode.INVALID_REQUEST)  # it would be lost
         head = inner_head("GET", path, headers, replaced, names=LIVE_REQUEST_HEADERS)
         try:
             FrameWriter(UP_BYTES).head(encode_request_head(head))
@@ -290,19 +323,22 @@ class LiveRelay:
     @asynccontextmanager
     async def calling(self, head: RequestHead, spoken: Spoken) -> AsyncIterator[LiveCall]:
         """A session while the context is open. spoken: to which its end is said when it is left. Raises ProxyError."""
-        call = await self._answered(encode_request_head(head), _issuer(head))
+        fields = dict(head.headers)
+        call = await self._answered(encode_request_head(head), _issuer(head), witnessed=RECEIPT_HEADER in fields)
         try:
             with call.lease.carried():
                 yield call
         finally:
             await call.hang_up(spoken)
+            if self._receipts and call.witness and call.is_open:
+                await self._receipts.keep_live(fields.get("x-request-id", "unknown"), call.witness)
 
-    async def _answered(self, head: bytes, issuer: bytes | None) -> LiveCall:
+    async def _answered(self, head: bytes, issuer: bytes | None, *, witnessed: bool) -> LiveCall:
         """A call that an engine took; one that is busy only where no other takes it. Raises ProxyError."""
         lease = await self._engines.lease(issuer=issuer)
         attempt, busy = Attempt(lease, incremental=False, issuer=issuer), list[LiveCall]()
         while True:
-            outcome = await self._called(attempt.lease, head)
+            outcome = await self._called(attempt.lease, head, LiveWitness() if witnessed else None)
             if isinstance(outcome, LiveCall) and not (outcome.is_busy and attempt.lease.has_spare):
                 attempt.lease.answered(0.0)
                 break
@@ -319,7 +355,7 @@ class LiveRelay:
             await call.hang_up(Spoken())
         return outcome
 
-    async def _called(self, lease: Lease, head: bytes) -> LiveCall | Failure:
+    async def _called(self, lease: Lease, head: bytes, witness: LiveWitness | None) -> LiveCall | Failure:
         """Raises ProxyError for what another engine would make no better."""
         if lease.live_key is None:
             raise ProxyError(ErrorCode.LIVE_NOT_SERVED)
@@ -338,7 +374,12 @@ class LiveRelay:
         except (TimeoutError, aiohttp.ClientError, OSError) as exc:
             _log.warning("engine_unreachable", error=type(exc).__name__)
             return Unreachable()
-        call = LiveCall(socket, sealer, lease, self._telemetry, shaping=self._shaping, metronome=self._metronome)
+        call = LiveCall(
+            *(socket, sealer, lease, self._telemetry),
+            shaping=self._shaping,
+            metronome=self._metronome,
+            witness=witness,
+        )
         outcome: Failure | None = Unreachable()
         try:
             outcome = await call.greet(head)

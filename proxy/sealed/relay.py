@@ -61,6 +61,7 @@ class Answer:
     status: int
     headers: Fields
     content: bytes | AsyncGenerator[bytes, None]
+    witness: Witness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +92,19 @@ class Relay:
         self._idle_timeout_s = idle_timeout_s
 
     @asynccontextmanager
-    async def answering(self, lease: Lease, head: RequestHead, body: RetainedBody) -> AsyncIterator[Answer]:
+    async def answering(
+        self, lease: Lease, head: RequestHead, body: RetainedBody, *, keeps: bool = True
+    ) -> AsyncIterator[Answer]:
         """Send a request; the exchange lasts while the context is open. Leaving it cancels what is left of it.
 
-        lease: where it is sent first. The engine may answer before the body ended; then no more of it is read.
+        lease: where it is sent first. The engine may answer before the body ended; then no more of it is read. keeps: a
+        receipt that is asked for, in the directory; otherwise it is the caller's, with the answer.
         Raises ProxyError.
         """
         attempt = Attempt(lease)
         while True:
             with attempt.lease.carried():
-                async with self._tried(attempt, head, body) as outcome:
+                async with self._tried(attempt, head, body, keeps=keeps) as outcome:
                     if isinstance(outcome, Answer):
                         yield outcome
                         return
@@ -115,10 +119,11 @@ class Relay:
 
     @asynccontextmanager
     async def _tried(
-        self, attempt: Attempt, head: RequestHead, body: RetainedBody
+        self, attempt: Attempt, head: RequestHead, body: RetainedBody, *, keeps: bool
     ) -> AsyncIterator[Answer | _Declined | Refused | Unreachable | Lost]:
         """One engine's answer, or what came in its place."""
-        sealer, progress, witness = RequestSealer(attempt.lease.key), Progress(), self._witness(head)
+        sealer, progress = RequestSealer(attempt.lease.key), Progress()
+        witness = self._witness(attempt.lease, head, keeps=keeps)
         covered = witness.request if witness else None
         upload = SealedUpload(sealer, head, body, attempt.lease.statement, progress, covered=covered)
         async with self._sent(attempt, upload, progress) as response:
@@ -136,7 +141,7 @@ class Relay:
                         body.forget()
                         attempt.lease.answered(waited_s)
                     yield outcome
-                    if self._receipts and witness and isinstance(outcome, Answer):
+                    if self._receipts and keeps and witness and isinstance(outcome, Answer):
                         await self._receipts.keep(dict(head.headers).get("x-request-id", "unknown"), witness)
 
     @property
@@ -144,8 +149,10 @@ class Relay:
         """Whether a receipt that is asked for has a place."""
         return self._receipts is not None
 
-    def _witness(self, head: RequestHead) -> Witness | None:
-        return Witness() if self._receipts and RECEIPT_HEADER in dict(head.headers) else None
+    def _witness(self, lease: Lease, head: RequestHead, *, keeps: bool) -> Witness | None:
+        if RECEIPT_HEADER not in dict(head.headers) or (keeps and self._receipts is None):
+            return None
+        return Witness(lease.statement.instance, lease.statement_sha256)
 
     @asynccontextmanager
     async def _sent(
@@ -205,7 +212,7 @@ class Relay:
             except ProxyError as exc:
                 outcome: Answer | _Declined | Lost = Lost(exc)
             else:
-                outcome = Answer(head.status, head.headers, content)
+                outcome = Answer(head.status, head.headers, content, witness)
                 if head.status == HTTPStatus.SERVICE_UNAVAILABLE and not is_stream:
                     outcome = _Declined(outcome, Busy(_seconds(_header(head, "retry-after"))))
             yield outcome

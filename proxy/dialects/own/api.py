@@ -6,6 +6,7 @@
     GET    /v1/jobs                 newest first, page by page (`cursor`)
     GET    /v1/jobs/{id}            how it is
     GET    /v1/jobs/{id}/result     what was heard: format=json|text|srt|vtt and more
+    GET    /v1/jobs/{id}/receipts   what engines signed of its parts
     POST   /v1/jobs/{id}/cancel     it ends, and is told as cancelled from then on
     DELETE /v1/jobs/{id}            204; its content is forgotten
     GET    /v1/jobs/openapi.json
@@ -37,7 +38,7 @@ from proxy.dialects.own.parsing import (
     parse_list,
     parse_result,
 )
-from proxy.dialects.own.rendering import job_object, page_object, result_body
+from proxy.dialects.own.rendering import job_object, page_object, receipts_object, result_body
 from proxy.dialects.served import JOBS, ServedJobs, principal_of
 from proxy.jobs.errors import JobsError
 from proxy.jobs.limits import least
@@ -65,6 +66,7 @@ def routes() -> list[tuple[str, str, Handler]]:
         ("GET", "/v1/jobs/{id}", show),
         ("DELETE", "/v1/jobs/{id}", remove),
         ("GET", "/v1/jobs/{id}/result", result),
+        ("GET", "/v1/jobs/{id}/receipts", receipts),
         ("POST", "/v1/jobs/{id}/cancel", cancel),
         ("*", "/v1/jobs{rest:(?:/.*)?}", nothing_here),
     ]
@@ -110,6 +112,12 @@ async def result(request: web.Request) -> web.Response:
     made = await request.app[JOBS].kept.jobs.result(principal.account, _id(request))
     body, media_type = result_body(made, wanted)
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: media_type, **_NO_STORE})
+
+
+async def receipts(request: web.Request) -> web.Response:
+    principal, job = await principal_of(request), _id(request)
+    made = await request.app[JOBS].kept.jobs.result(principal.account, job)
+    return web.json_response(receipts_object(job, made.receipts), headers=_NO_STORE)
 
 
 async def submit(request: web.Request) -> web.Response:

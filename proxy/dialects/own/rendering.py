@@ -14,7 +14,7 @@ from core.transcript.types import Segment, Speaker, Transcript, Word
 from proxy.dialects.export import Format, export
 from proxy.dialects.modes import Mode, agent, cleaned
 from proxy.dialects.own.parsing import ResultQuery
-from proxy.jobs.model import BlobSource, FailureKind, Job, JobResult, Page
+from proxy.jobs.model import BlobSource, FailureKind, Job, JobId, JobResult, Page, PartReceipt
 
 SENTENCES: Final[Mapping[FailureKind, str]] = {
     FailureKind.BILLING: "The price could not be taken: nothing was, and the result is withheld.",
@@ -35,6 +35,28 @@ SENTENCES: Final[Mapping[FailureKind, str]] = {
     FailureKind.SOURCE_LOST: "The recording is not here any more, or cannot be opened.",
     FailureKind.SOURCE_UNREACHABLE: "The link leads to nothing that can be fetched.",
 }
+
+
+def receipts_object(job: JobId, receipts: Sequence[PartReceipt]) -> dict[str, Any]:
+    """As `proxy.sealed.receipts` reads it."""
+    return {
+        "object": "receipts",
+        "version": 1,
+        "job": job,
+        "receipts": [
+            {
+                "part": part.index,
+                "start_ms": part.start_ms,
+                "end_ms": part.end_ms,
+                "instance": part.receipt.instance,
+                "statement_sha256": part.receipt.statement_sha256,
+                "request_sha256": part.receipt.request_sha256,
+                "answer_sha256": part.receipt.answer_sha256,
+                "receipt": part.receipt.signed,
+            }
+            for part in receipts
+        ],
+    }
 
 
 def job_object(job: Job) -> dict[str, Any]:

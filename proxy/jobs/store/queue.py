@@ -18,7 +18,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, or_, select, text, update
 
 from core.transcript.types import Transcript
-from proxy.jobs.contents import RESULT, TRANSCRIPT
+from proxy.jobs.contents import RECEIPT, RESULT, TRANSCRIPT
 from proxy.jobs.errors import KeysAwayError, LostError, MissingError, VaultError
 from proxy.jobs.ledger import to_micro
 from proxy.jobs.limits import check_length
@@ -33,6 +33,7 @@ from proxy.jobs.model import (
     PartPlan,
     Plan,
     PlanTerms,
+    Receipt,
 )
 from proxy.jobs.sealing import seal, unseal
 from proxy.jobs.store import funds, outbox
@@ -41,7 +42,7 @@ from proxy.jobs.store.funds import Funds
 from proxy.jobs.store.jobs import fail, forget_blob
 from proxy.jobs.store.notices import QUEUE
 from proxy.jobs.store.records import Records
-from proxy.jobs.store.rows import blob_place, job_of, job_record, part_place, result_place
+from proxy.jobs.store.rows import blob_place, job_of, job_record, part_place, receipt_place, result_place
 from proxy.jobs.store.schema import ACTIVE, account, job, part, plan, result
 
 MAX_ATTEMPTS: Final = 3
@@ -70,6 +71,7 @@ class PartState:
 
     plan: PartPlan
     transcript: Transcript | None
+    receipt: Receipt | None = None
 
 
 class Queue:
@@ -196,18 +198,22 @@ class Queue:
         for row in rows:
             place, sealed = part_place(claim.job.id, row.number), row.sealed_transcript
             heard = None if sealed is None else TRANSCRIPT.validate_json(unseal(key, place, sealed))
-            states.append(PartState(PartPlan(row.number, row.start_ms, row.end_ms), heard))
+            place, sealed = receipt_place(claim.job.id, row.number), row.sealed_receipt
+            receipt = None if sealed is None else RECEIPT.validate_json(unseal(key, place, sealed))
+            states.append(PartState(PartPlan(row.number, row.start_ms, row.end_ms), heard, receipt))
         return states
 
-    async def keep_part(self, claim: Claim, index: int, heard: Transcript) -> None:
+    async def keep_part(self, claim: Claim, index: int, heard: Transcript, receipt: Receipt | None = None) -> None:
         """Raises LostError, MissingError."""
         async with self._database.begin() as tx:
             # A job that gets on is none over which workers die.
             await self._change(tx, claim, lease_ms=tx.lease_now_ms + self._lease_ms, attempts=1)
             key = await self._records.key(tx, job_record(claim.job.account, claim.job.id))
             sealed = seal(key, part_place(claim.job.id, index), TRANSCRIPT.dump_json(heard))
+            signed = None if receipt is None else RECEIPT.dump_json(receipt)
+            sealed_receipt = None if signed is None else seal(key, receipt_place(claim.job.id, index), signed)
             this = (part.c.job == claim.job.id, part.c.number == index)
-            await tx.run(update(part).where(*this).values(sealed_transcript=sealed))
+            await tx.run(update(part).where(*this).values(sealed_transcript=sealed, sealed_receipt=sealed_receipt))
 
     async def complete(self, claim: Claim, made: JobResult, audio_ms: int) -> float:
         """End a job well: its result, its price and its message in one transaction; the seconds since its submission.

@@ -36,6 +36,10 @@ def part_place(job_id: str, index: int) -> Place:
     return Place("part", f"{job_id}/{index}", "sealed_transcript")
 
 
+def receipt_place(job_id: str, index: int) -> Place:
+    return Place("part", f"{job_id}/{index}", "sealed_receipt")
+
+
 def job_of(row: Row[Any], key: RecordKey) -> Job:
     """Raises VaultError."""
     details = DETAILS.validate_json(unseal(key, details_place(row.id), row.sealed_details))

@@ -203,6 +203,7 @@ part = Table(
     Column("start_ms", BigInteger, nullable=False),
     Column("end_ms", BigInteger),
     Column("sealed_transcript", LargeBinary),
+    Column("sealed_receipt", LargeBinary),
 )
 
 result = Table(

@@ -47,6 +47,7 @@ def end(code: int = 1000, reason: str = "") -> str:
 HEAD: Final = head()
 EVENT: Final = record(2, text("{}"))
 AUDIO: Final = record(4, "00" * 480)
+RECEIPT: Final = record(6, text("a.b"))
 SPOKEN: Final = {"frames": [[HEAD], [AUDIO, EVENT], [], [end()]]}
 
 
@@ -124,7 +125,7 @@ def _wrong_records() -> Iterator[dict[str, Any]]:
         ("padding that is not zero", "0001"),
         ("a record longer than its frame", record(2, "20" * 5117)[: 2 * 5120]),
         ("a record whose header does not fit", record(4, "00" * 5113) + "020000"),
-        ("a type that is unknown", record(6, "00")),
+        ("a type that is unknown", record(7, "00")),
         ("a type of 255", record(255, "00")),
         ("a second head", HEAD),
         ("audio that is empty", record(4)),
@@ -152,6 +153,18 @@ def _wrong_records() -> Iterator[dict[str, Any]]:
     yield _of("a head for another scheme", MALFORMED, [head(scheme="http")], **GATEWAY)
 
 
+def _receipts() -> Iterator[dict[str, Any]]:
+    for says, frame in (
+        ("a receipt that is empty", record(6)),
+        ("a receipt that is no ASCII", record(6, "ff")),
+        ("a receipt between the parts of an event", record(3, "7b") + RECEIPT),
+        ("an event behind a receipt", RECEIPT + EVENT),
+        ("a second receipt", RECEIPT + RECEIPT + end()),
+    ):
+        yield _of(says, MALFORMED, [HEAD], [frame])
+    yield _of("a receipt, which the caller has none to give", MALFORMED, [HEAD], [RECEIPT + end()], **GATEWAY)
+
+
 def _post_quantum() -> Iterator[dict[str, Any]]:
     yield _of("a head, audio and an event, padding, an end", OPEN, *SPOKEN["frames"])
     for says, change in (
@@ -172,6 +185,7 @@ def figures() -> dict[str, Any]:
         "key": _key_mismatches(),
         "message": _wrong_messages(),
         "record": _wrong_records(),
+        "receipt": _receipts(),
         "post-quantum": ({**each, "kem": PQ, "says": f"{each['says']}, post-quantum"} for each in _post_quantum()),
     }
     return {

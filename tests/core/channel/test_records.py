@@ -16,6 +16,7 @@ from core.channel.records import (
     FrameReader,
     FrameWriter,
     HeadRecord,
+    ReceiptRecord,
     Record,
 )
 from core.errors import ChannelError
@@ -38,6 +39,12 @@ def begun() -> FrameReader:
 
 def read(*records: bytes) -> list[Record]:
     return begun().read(b"".join(records).ljust(FRAME, b"\0"))
+
+
+def begun_writer() -> FrameWriter:
+    writer = FrameWriter(FRAME)
+    writer.head(HEAD)
+    return writer
 
 
 def all_read(writer: FrameWriter) -> list[Record]:
@@ -74,7 +81,7 @@ def test_what_is_said_is_read_in_the_same_order(said: list[AudioRecord | EventRe
     for each in said:
         writer.audio(each.data) if isinstance(each, AudioRecord) else writer.event(each.data)
     writer.end(EndRecord(4000, "requests.rate_limit_exceeded"))
-    expected = [HeadRecord(HEAD), *said, EndRecord(4000, "requests.rate_limit_exceeded")]
+    expected: list[Record] = [HeadRecord(HEAD), *said, EndRecord(4000, "requests.rate_limit_exceeded")]
     assert joined(all_read(writer)) == joined(expected)
 
 
@@ -144,13 +151,18 @@ REFUSED = {
     "a zero length that is padding in truth": (b"\x00\x00\x00\x01x", "padding"),
     "a length beyond the frame": (record(2, b"x", length=61), "longer than its frame"),
     "a header cut by the end of the frame": (record(4, bytes(57)) + b"\x04\x00", "longer than its frame"),
-    "a type that is not known": (record(6, b"x"), "type"),
+    "a type that is not known": (record(7, b"x"), "type"),
     "the highest type": (record(255, b"x"), "type"),
     "a second head": (record(1, HEAD), "head"),
     "empty audio": (record(4), "empty"),
     "an empty part": (record(3), "empty"),
     "audio inside an event": (record(3, b"a") + record(4, b"x"), "not whole"),
     "an end inside an event": (record(3, b"a") + record(5, b"\x03\xe8"), "not whole"),
+    "an empty receipt": (record(6), "empty"),
+    "a receipt that is no text": (record(6, b"\xff"), "type"),
+    "a receipt inside an event": (record(3, b"a") + record(6, b"a.b"), "not whole"),
+    "an event behind a receipt": (record(6, b"a.b") + record(2, b"x"), "behind a receipt"),
+    "a second receipt": (record(6, b"a.b") * 2, "behind a receipt"),
     "an event behind the end": (record(5, b"\x03\xe8") + record(2, b"x"), "after the end"),
     "an end without a code": (record(5), "none"),
     "an end with half a code": (record(5, b"\x03"), "none"),
@@ -216,6 +228,19 @@ def test_an_event_goes_on_over_frames_and_an_end_is_never_cut() -> None:
     reader = FrameReader(FRAME)
     assert len(reader.read(writer.frame())) == 2
     assert reader.read(writer.frame()) == [EndRecord(1000, "a reason")]
+
+
+def test_a_receipt_goes_before_the_end_and_is_never_cut() -> None:
+    writer = FrameWriter(FRAME)
+    writer.head(HEAD)
+    writer.receipt("a." + "b" * 58)
+    writer.end(EndRecord(1000))
+    reader = FrameReader(FRAME)
+    said = [reader.read(writer.frame()) for _ in range(3)]
+    assert said == [[HeadRecord(HEAD)], [ReceiptRecord("a." + "b" * 58)], [EndRecord(1000)]]
+    for text in ("", "x" * (FRAME - 3)):
+        with pytest.raises(ValueError, match="fit"):
+            begun_writer().receipt(text)
 
 
 def test_a_head_must_fit_and_is_said_once() -> None:

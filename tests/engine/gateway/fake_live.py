@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 
+from attestation.receipt import ReceiptKey
 from core.channel.bhttp import RequestHead, ResponseHead
 from core.channel.kem import Kem
 from core.channel.keyconfig import KeyConfig
@@ -22,7 +23,7 @@ from core.program.metronome import MakeMetronome
 from core.transcript.faults import Fault
 from engine.gateway.exchange import Head
 from engine.gateway.keyring import KeyRing
-from engine.gateway.live import End, Failure, LiveSession, SessionExpiredError
+from engine.gateway.live import End, Failure, Heard, LiveSession, SessionExpiredError
 from engine.gateway.live_gateway import LiveGateway, LiveLimits
 from engine.gateway.outer import outer_error
 from engine.openai.live_failures import failure_of
@@ -54,6 +55,11 @@ class FakeLiveSession:
 
     def audio(self, data: bytes) -> None:
         self.heard += data
+
+    @property
+    def processed(self) -> Heard:
+        """As of samples of 16 bits at 24 kHz."""
+        return Heard(len(self.heard) / 48_000, "openai/whisper-tiny" if self.heard else None)
 
     async def answers(self) -> AsyncGenerator[bytes | End, None]:
         yield CREATED
@@ -120,6 +126,7 @@ async def serving_live(
     *,
     max_sessions: int = 8,
     max_arriving: int = 100,
+    receipt_key: ReceiptKey | None = None,
     limits: LiveLimits | None = None,
 ) -> AsyncIterator[LiveServing]:
     """Serve `application`; afterwards every session must have been closed exactly once."""
@@ -132,6 +139,7 @@ async def serving_live(
         LiveMetrics(metrics, metrics),
         max_sessions=max_sessions,
         max_arriving=max_arriving,
+        receipt_key=receipt_key,
         limits=limits,
         metronome=metronome,
         clock=Clock(),

@@ -176,8 +176,8 @@ async def test_an_older_client_says_so_in_a_header() -> None:
         await app.some("transcription_session.created")
 
 
-async def test_a_receipt_is_refused() -> None:
-    assert (await refused(House(), sottovoce_receipt="1")).kind is FaultKind.UNSUPPORTED
+async def test_a_receipt_that_is_asked_for_in_other_words_is_refused() -> None:
+    assert (await refused(House(), sottovoce_receipt="yes")).kind is FaultKind.INVALID
 
 
 async def test_without_ears_there_are_no_sessions() -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from core.transcript.types import Segment, Task, Transcript
 from proxy.jobs.errors import FailedError
 from proxy.jobs.limits import check_length
-from proxy.jobs.model import Capabilities, JobOptions, PartPlan, Plan, QueueState
+from proxy.jobs.model import Capabilities, JobOptions, PartPlan, Plan, QueueState, Receipt
 from proxy.jobs.parts import WholeContent
-from proxy.jobs.ports import PartContent, Recording
+from proxy.jobs.ports import Heard, PartContent, Recording
 
 
 @dataclass
@@ -29,8 +29,9 @@ class FakeEngine:
     under_way: int = 0
     cancelled: int = 0
     capabilities: Capabilities = field(default_factory=Capabilities)
+    signs: bool = False
 
-    async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Transcript:
+    async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Heard:
         self.heard.append(request_id)
         self.parts.append(of)
         if self.faults:
@@ -45,7 +46,13 @@ class FakeEngine:
             raise
         finally:
             self.under_way -= 1
-        return Transcript(Task.TRANSCRIBE, options.language or "en", 1.0, text, (Segment(0.0, 1.0, text),))
+        heard = Transcript(Task.TRANSCRIBE, options.language or "en", 1.0, text, (Segment(0.0, 1.0, text),))
+        return Heard(heard, receipt_of(request_id) if self.signs else None)
+
+
+def receipt_of(request_id: str) -> Receipt:
+    """As an engine would have signed it, whose signature nobody looks at."""
+    return Receipt("instance", 64 * "5", 64 * "6", 64 * "7", f"{request_id}.signed")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from proxy.jobs.model import (
     LinkSource,
     NewJob,
     PartPlan,
+    PartReceipt,
     Plan,
+    Receipt,
     StoredAnswer,
 )
 from proxy.jobs.rotation import rotate
@@ -81,8 +83,10 @@ async def leave_canaries(store: Kept) -> None:
     await store.jobs.submit(NewJob(LOCAL_ACCOUNT, CONTROL, BlobSource(blob, f"{CANARY}.wav"), options))
     claim = await claimed(mine)
     await mine.keep_plan(claim, Plan((PartPlan(0),)))
-    await mine.keep_part(claim, 0, heard)
-    await mine.complete(claim, JobResult(heard, CANARY, (CANARY,)), 1000)
+    receipt = Receipt(*5 * [CANARY])
+    await mine.keep_part(claim, 0, heard, receipt)
+    receipts = (PartReceipt(0, 0, None, receipt),)
+    await mine.complete(claim, JobResult(heard, CANARY, (CANARY,), receipts=receipts), 1000)
     await store.outbox.claim(lease_ms=1)
     upload = await store.uploads.issue(LOCAL_ACCOUNT, f"{CANARY}.wav", CANARY, lifetime_ms=1000)
     await store.uploads.receive(upload.id, sound())

@@ -25,7 +25,7 @@ from proxy.jobs.model import (
     LinkSource,
     NewJob,
 )
-from proxy.jobs.ports import PartContent
+from proxy.jobs.ports import Heard, PartContent
 from proxy.jobs.service import Kept
 from proxy.jobs.sources import Sources, sources
 from proxy.jobs.stitch import PartStitcher
@@ -52,13 +52,14 @@ class Listening:
     heard: list[str] = field(default_factory=list)
     capabilities: Capabilities = field(default_factory=Capabilities)
 
-    async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Transcript:
+    async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Heard:
         data = b"".join([piece async for piece in part.stream()])
         with av.open(Bytes(data), "r") as container:
             samples = sum(frame.samples for frame in container.decode(audio=0))
         self.heard.append(request_id)
         seconds = samples / 16_000
-        return Transcript(Task.TRANSCRIBE, "en", seconds, f"{seconds:.0f}", (Segment(0.0, seconds, f"{seconds:.0f}"),))
+        segments = (Segment(0.0, seconds, f"{seconds:.0f}"),)
+        return Heard(Transcript(Task.TRANSCRIBE, "en", seconds, f"{seconds:.0f}", segments))
 
 
 class Bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from core.transcript.types import Transcript
 from proxy.jobs.errors import FailedError, StoreError, TransientError
 from proxy.jobs.model import (
     LOCAL_ACCOUNT,
@@ -21,6 +22,7 @@ from proxy.jobs.model import (
     JobStatus,
     LinkSource,
     NewJob,
+    Receipt,
 )
 from proxy.jobs.parts import WholeFile
 from proxy.jobs.service import Kept, Places
@@ -96,20 +98,24 @@ async def test_whoever_takes_over_hears_only_what_was_not_heard(store: Kept) -> 
     assert claim.job.blob is not None
     plan = await splitter.plan(await store.blobs.open(claim.job.blob), claim.job.options)
     await first.keep_plan(claim, plan)
-    heard = await FakeEngine().hear(
+    heard = await FakeEngine(signs=True).hear(
         await splitter.cut(await store.blobs.open(claim.job.blob), plan.parts[0]),
         claim.job.options,
         request_id="1",
         of=5,
     )
-    await first.keep_part(claim, 0, heard)
+    await first.keep_part(claim, 0, heard.transcript, heard.receipt)
     await first.release(claim)
-    engine = FakeEngine()
+    engine = FakeEngine(signs=True)
     async with working(store, replace(means(store, engine), splitter=splitter)):
         await over(store, job)
     assert len(engine.heard) == 4
     assert splitter.plans == 1
-    assert (await store.jobs.result(LOCAL_ACCOUNT, job.id)).transcript.text == "s o u n d"
+    result = await store.jobs.result(LOCAL_ACCOUNT, job.id)
+    assert result.transcript.text == "s o u n d"
+    assert [part.index for part in result.receipts] == [0, 1, 2, 3, 4]
+    signed = [part.receipt.signed for part in result.receipts]
+    assert (signed[0], set(signed[1:])) == ("1.signed", {f"{request}.signed" for request in engine.heard})
 
 
 async def test_a_cancelled_job_ends_its_request_to_the_engine(store: Kept) -> None:
@@ -217,11 +223,11 @@ class _Away(Queue):
 
     times = 3
 
-    async def keep_part(self, claim: Claim, index: int, heard: object) -> None:
+    async def keep_part(self, claim: Claim, index: int, heard: Transcript, receipt: Receipt | None = None) -> None:
         if self.times:
             self.times -= 1
             raise StoreError("away")
-        await super().keep_part(claim, index, heard)  # type: ignore[arg-type]
+        await super().keep_part(claim, index, heard, receipt)
 
     async def parts(self, claim: Claim) -> list[PartState]:
         return list(await super().parts(claim))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -76,6 +77,10 @@ class FakeLease:
     @property
     def statement(self) -> Statement:
         return parse_statement(self._engine.statement())
+
+    @property
+    def statement_sha256(self) -> str:
+        return hashlib.sha256(self._engine.statement()).hexdigest()
 
     def accepted(self) -> None:
         self.of.told.append(("accepted", self.engine))

@@ -127,6 +127,23 @@ async def test_a_recording_is_heard_and_its_text_is_there_in_every_form(
             assert (await answer.text()).startswith(expected)
 
 
+async def test_the_receipts_of_a_job_are_there_once_it_completed(
+    app: aiohttp.ClientSession, engine: FakeEngine
+) -> None:
+    engine.scripts.append(refusing(400, "unsupported_file"))
+    job = await submitted(app)
+    assert (await over(app, job))["status"] == "failed"
+    async with app.get(f"/v1/jobs/{job['id']}/receipts") as answer:
+        assert (await refused(answer))[0] == 409
+    engine.scripts.append(Script(play=verbose))
+    job = await submitted(app)
+    await over(app, job)
+    async with app.get(f"/v1/jobs/{job['id']}/receipts") as answer:
+        receipts = await answer.json()
+    fits(receipts, "Receipts")
+    assert (receipts["job"], receipts["receipts"]) == (job["id"], [])  # of an engine that gives none
+
+
 async def test_the_engine_hears_the_options_and_not_the_name_of_the_file(
     app: aiohttp.ClientSession, engine: FakeEngine
 ) -> None:
