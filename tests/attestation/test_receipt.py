@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from attestation.errors import AttestationError, EvidenceError, RefusedError
-from attestation.receipt import MAX_RECEIPT_BYTES, Receipt, ReceiptKey, parse_receipt, verify_receipt
+from attestation.receipt import (
+    MAX_RECEIPT_BYTES,
+    LiveReceipt,
+    Receipt,
+    ReceiptKey,
+    parse_live_receipt,
+    parse_receipt,
+    verify_live_receipt,
+    verify_receipt,
+)
 
 KEY = ReceiptKey()
 REQUEST, ANSWER = "ab" * 32, "cd" * 32
@@ -112,3 +121,45 @@ def test_a_signature_of_something_else_by_the_same_key_is_none() -> None:
 def test_a_receipt_key_shows_only_its_public_half() -> None:
     assert KEY.public_key.hex()[:8] in repr(KEY)
     assert KEY._secret.private_bytes_raw().hex()[:8] not in repr(KEY)
+
+
+LIVE = LiveReceipt(1, 5, REQUEST, 7, ANSWER, 1000, "openai/whisper", 12, 1_800_000_000)
+SIGNED_LIVE = KEY.sign_live(LIVE)
+SEEN = {"up": (5, REQUEST), "down": (7, ANSWER)}
+
+
+def test_what_was_signed_of_a_live_session_is_believed_and_of_another_is_not() -> None:
+    assert verify_live_receipt(SIGNED_LIVE, KEY.public_key, **SEEN)[0] == LIVE
+    others: dict[str, tuple[bytes | None, dict[str, tuple[int, str]]]] = {
+        "signature": (ReceiptKey().public_key, {}),
+        "heard": (KEY.public_key, {"up": (5, ANSWER)}),
+        "answered": (KEY.public_key, {"down": (8, ANSWER)}),
+    }
+    for name, (key, seen) in others.items():
+        with pytest.raises(RefusedError) as refusal:
+            verify_live_receipt(SIGNED_LIVE, key, **SEEN | seen)
+        assert [check.name for check in refusal.value.checks if check.failed] == [name]
+
+
+def test_a_receipt_of_a_request_is_none_of_a_live_session_nor_the_other_way_round() -> None:
+    with pytest.raises(EvidenceError):
+        parse_receipt(SIGNED_LIVE)
+    with pytest.raises(EvidenceError):
+        parse_live_receipt(SIGNED)
+    claims = SIGNED_LIVE.partition(".")[0]
+    other = KEY._secret.sign(b"sottovoce receipt v1\x00" + b64decode(claims))  # under the label of requests
+    with pytest.raises(RefusedError):
+        verify_live_receipt(f"{claims}.{b64encode(other).decode()}", KEY.public_key, **SEEN)
+
+
+def test_every_cut_and_flipped_bit_of_a_receipt_of_a_live_session_is_refused() -> None:
+    claims, signature = (b64decode(part) for part in SIGNED_LIVE.split("."))
+    for position in range(8 * (len(claims) + len(signature))):
+        both = bytearray(claims + signature)
+        both[position // 8] ^= 1 << position % 8
+        text = ".".join(b64encode(part).decode() for part in (both[: len(claims)], both[len(claims) :]))
+        with pytest.raises(AttestationError):
+            verify_live_receipt(text, KEY.public_key, **SEEN)
+    for size in range(len(SIGNED_LIVE)):
+        with pytest.raises(AttestationError):
+            verify_live_receipt(SIGNED_LIVE[:size], KEY.public_key, **SEEN)

@@ -164,11 +164,17 @@ class Caller:
         self.opener = self.sealer.down_opener()
         self.writer = FrameWriter(UP_BYTES)
         self.lengths: list[int] = []
+        self.sent: list[bytes] = []
+        self.received: list[bytes] = []
         self._records: list[Record] = []
 
     def hello(self, head: bytes | None = None) -> bytes:
         self.writer.head(hello_head() if head is None else head)
-        return self.sealer.seal(self.writer.frame())
+        return self._frame()
+
+    def _frame(self) -> bytes:
+        self.sent.append(self.sealer.seal(self.writer.frame()))
+        return self.sent[-1]
 
     async def say(self, *events: bytes, audio: bytes = b"", end: EndRecord | None = None) -> None:
         """Send as many frames as this takes, at least one."""
@@ -177,15 +183,16 @@ class Caller:
         self.writer.audio(audio)
         if end is not None:
             self.writer.end(end)
-        await self.socket.send_bytes(self.sealer.seal(self.writer.frame()))
+        await self.socket.send_bytes(self._frame())
         while self.writer.waiting_bytes:
-            await self.socket.send_bytes(self.sealer.seal(self.writer.frame()))
+            await self.socket.send_bytes(self._frame())
 
     async def record(self) -> Record:
         """The next record; frames of nothing are passed over."""
         while not self._records:
             data = await self.socket.receive_bytes()
             self.lengths.append(len(data))
+            self.received.append(data)
             self._records += self.opener.open(data)
         return self._records.pop(0)
 

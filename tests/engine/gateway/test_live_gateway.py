@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import socket as sockets
 import weakref
 from functools import partial
@@ -12,9 +13,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from attestation.errors import RefusedError
+from attestation.receipt import ReceiptKey, parse_live_receipt, verify_live_receipt
 from core.channel.gateway import LIVENESS_S
 from core.channel.live import UP_FRAME_BYTES, UpSealer
-from core.channel.records import EndRecord, FrameWriter
+from core.channel.records import EndRecord, FrameWriter, ReceiptRecord
 from core.transcript.faults import Fault, FaultKind
 from engine.gateway.live import End
 from engine.gateway.live_gateway import STOPPING, LiveLimits
@@ -66,6 +69,58 @@ async def test_the_session_ends_when_the_application_says_so_and_both_ends_were_
         assert await caller.code() == 1000
         assert application.session.events == []
     await until(lambda: serving.count("live_sessions_ended_total", reason="engine") == 1)
+
+
+@pytest.mark.parametrize("ends", ["app", "engine"])
+async def test_a_receipt_covers_the_frames_that_were_heard_and_those_that_went_before_it(ends: str) -> None:
+    application, key = FakeLiveApplication(), ReceiptKey()
+    async with serving_live(application, HURRIED, receipt_key=key) as serving, calling(serving) as caller:
+        await caller.socket.send_bytes(caller.hello(hello_head(**{"sottovoce-receipt": "1"})))
+        assert (await caller.head()).status == 101
+        assert await caller.event() == CREATED
+        await caller.say(b"x" * 3_000, audio=bytes(96_000))
+        assert await caller.event() == b"x" * 3_000
+        await until(lambda: len(application.session.heard) == 96_000)
+        if ends == "engine":
+            application.session.said.put_nowait(End(4000, "enough"))
+        else:
+            await caller.say(end=EndRecord(1000))
+        receipt = await caller.record()
+        assert isinstance(receipt, ReceiptRecord)
+        end = EndRecord(4000, "enough") if ends == "engine" else EndRecord(1000)
+        assert await caller.record() == end
+        claims = parse_live_receipt(receipt.text)[0]
+        assert (claims.code, claims.audio_seconds, claims.model) == (end.code, 2, "openai/whisper-tiny")
+        assert claims.frames_up == len(caller.sent)
+        seen = {
+            "up": (len(caller.sent), digest(caller.sent)),
+            "down": (claims.frames_down, digest(caller.received[: claims.frames_down])),
+        }
+        assert verify_live_receipt(receipt.text, key.public_key, **seen)[0] == claims
+        assert claims.frames_down < len(caller.received)  # nothing was said behind what it covers but itself
+        for altered in ({"up": (claims.frames_up, digest(caller.sent[:-1]))}, {"down": (1, seen["down"][1])}):
+            with pytest.raises(RefusedError):
+                verify_live_receipt(receipt.text, key.public_key, **seen | altered)
+        if ends == "engine":
+            await caller.say(end=EndRecord(1000))
+        assert await caller.code() == 1000
+
+
+def digest(messages: list[bytes]) -> str:
+    return hashlib.sha256(b"".join(messages)).hexdigest()
+
+
+async def test_who_asks_for_no_receipt_gets_none_and_who_sends_one_is_refused() -> None:
+    application = FakeLiveApplication()
+    async with serving_live(application, HURRIED, receipt_key=ReceiptKey()) as serving:
+        async with opened(serving) as caller:
+            assert await caller.event() == CREATED
+            application.session.said.put_nowait(End(1000))
+            assert await caller.record() == EndRecord(1000)
+        async with opened(serving) as caller:
+            caller.writer.receipt("a.b")
+            await caller.say(end=EndRecord(1000))
+            assert await caller.code() == 4400
 
 
 @pytest.mark.parametrize(
