@@ -25,6 +25,7 @@ START_TIMEOUT_S = 600.0
 class Server:
     process: asyncio.subprocess.Process
     url: str
+    status_url: str
 
 
 @asynccontextmanager
@@ -55,7 +56,7 @@ async def program(name: str, *arguments: str) -> AsyncIterator[Server]:
         try:
             address, status_address = await _addresses(process, log)
             await _until_ready(process, f"http://{status_address}/readyz")
-            yield Server(process, f"http://{address}")
+            yield Server(process, f"http://{address}", f"http://{status_address}")
         finally:
             if process.returncode is None:
                 process.terminate()
