@@ -34,6 +34,8 @@ STEP_S: Final = 0.05
 LENGTHS: Final = 40
 DEADLINE_S: Final = 90.0
 """What has not ended by then hangs: everything in between has shorter time-outs."""
+JOB_DEADLINE_S: Final = 300.0
+"""An engine that fails over a job is tried three times, with pauses between (docs/jobs.md)."""
 POLL_S: Final = 0.3
 TRUNCATED: Final = "stream_truncated"
 TRANSCRIBED: Final = "conversation.item.input_audio_transcription"
@@ -143,10 +145,10 @@ class App:
         }
 
     async def ask(self, kind: Kind) -> Asked:
-        """One request, whatever becomes of it, within `DEADLINE_S`."""
+        """One request, whatever becomes of it, within its time."""
         number, start_s, detail = next(self._numbers), time.monotonic(), ""
         try:
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(JOB_DEADLINE_S if kind is Kind.JOB else DEADLINE_S):
                 outcome = await self._ways[kind](number)
         except _NotRightError as exc:
             outcome, detail = exc.outcome, str(exc)
