@@ -27,7 +27,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/de
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 TAG = $(VERSION)$(if $(VLLM),-gpu)
 
-.PHONY: demo weights speakers dev clients chart-tools test chart check format docs bench litellm-proxy pictures lock vllm pyannote image image-proxy image-engine reproduce \
+.PHONY: demo weights speakers dev clients chart-tools test chart check format docs bench soak litellm-proxy pictures lock vllm pyannote image image-proxy image-engine reproduce \
 	sign clean
 
 demo: $(VENV)/.engine  ## install, start an engine and a proxy, transcribe a recording
@@ -71,6 +71,9 @@ bench: $(VENV)/.dev litellm-proxy  ## what sealing adds beside others, what a ve
 	$(BIN)/python -m benchmarks.compare --short
 	$(BIN)/python -m benchmarks.verification
 	$(BIN)/python -m benchmarks.speech
+
+soak: $(VENV)/.dev  ## ten minutes of requests of every kind, through three engines of which one is killed every 20 s
+	$(BIN)/python -m benchmarks.soak
 
 # With Debian's chromium, fonts-inter and fonts-urw-base35, so that they look alike whoever makes them.
 pictures: $(VENV)/.dev weights  ## the pictures of docs/page.md

@@ -1,4 +1,4 @@
-"""Pictures of `benchmarks.compare`: bars, by hand, since that is all there is to draw."""
+"""Pictures of `benchmarks.compare` and `benchmarks.growth`: bars and curves, by hand: there is no more to draw."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ QUANTITIES: Final = {
     "requests_per_s": "requests a second",
     "cpu_ms": "CPU milliseconds a request, all processes",
 }
+_CURVES: Final = ("#2b5fa8", "#2f7d4f", "#b7791f", "#9b2c2c")
+_WIDTH: Final = 420
 _BAR, _GAP, _HEIGHT, _TOP, _LEFT, _BOTTOM = 14, 18, 240, 48, 56, 64
 
 
@@ -55,6 +57,34 @@ def _picture(cells: Sequence[Mapping[str, Any]], quantity: str, title: str) -> s
         middle = left + len(sides) * _BAR / 2
         parts.append(_text(middle, _TOP + _HEIGHT + 18, str(body), anchor="middle"))
         parts.append(_text(middle, _TOP + _HEIGHT + 34, f"x {concurrency}", anchor="middle"))
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def lines(title: str, across: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """SVG of curves by name, each of points (x, y); both scales are logarithmic. across: what x is."""
+    xs = sorted({x for points in series.values() for x, _ in points})
+    ys = [y for points in series.values() for _, y in points if y > 0]
+    low, high = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys)))
+    high = max(high, low + 1)
+    width, wide = _LEFT + _WIDTH + 2 * _GAP, math.log(xs[-1] / xs[0]) or 1.0
+    size = f'width="{width}" height="{_TOP + _HEIGHT + _BOTTOM}"'
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        _text(_LEFT, 18, title, size=14),
+        *_scale(low, high, width),
+    ]
+    places = {x: _LEFT + _GAP + _WIDTH * math.log(x / xs[0]) / wide for x in xs}
+    for number, (name, points) in enumerate(series.items()):
+        colour = _CURVES[number % len(_CURVES)]
+        shown = [(places[x], _at(y, low, high)) for x, y in points if y > 0]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in shown)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in shown]
+        parts.append(f'<rect x="{_LEFT + 130 * number}" y="26" width="10" height="10" fill="{colour}"/>')
+        parts.append(_text(_LEFT + 130 * number + 14, 35, name))
+    parts += [_text(place, _TOP + _HEIGHT + 18, f"{x:g}", anchor="middle") for x, place in places.items()]
+    parts.append(_text(_LEFT + _WIDTH / 2, _TOP + _HEIGHT + 36, across, anchor="middle"))
     return "\n".join([*parts, "</svg>", ""])
 
 

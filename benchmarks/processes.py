@@ -23,17 +23,21 @@ START_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Server:
+    """status_url: empty where it has none."""
+
     process: asyncio.subprocess.Process
     url: str
+    status_url: str = ""
 
 
 @asynccontextmanager
-async def proxy(engine_url: str, *, allow_options: tuple[str, ...] = ()) -> AsyncIterator[Server]:
-    """`sottovoce proxy` before an engine, ready."""
+async def proxy(*engine_urls: str, allow_options: tuple[str, ...] = ()) -> AsyncIterator[Server]:
+    """`sottovoce proxy` before engines, ready."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as policy:
         policy.write(f"{POLICY.read_text()}\n[statement]\nallow_options = {json.dumps(allow_options)}\n")
         policy.flush()
-        async with program("sottovoce", "proxy", "--engine", engine_url, "--policy", policy.name) as server:
+        engines = [word for url in engine_urls for word in ("--engine", url)]
+        async with program("sottovoce", "proxy", *engines, "--policy", policy.name) as server:
             yield server
 
 
@@ -55,7 +59,7 @@ async def program(name: str, *arguments: str) -> AsyncIterator[Server]:
         try:
             address, status_address = await _addresses(process, log)
             await _until_ready(process, f"http://{status_address}/readyz")
-            yield Server(process, f"http://{address}")
+            yield Server(process, f"http://{address}", f"http://{status_address}")
         finally:
             if process.returncode is None:
                 process.terminate()

@@ -23,10 +23,14 @@ STEP_S: Final = 0.1
 
 @dataclass(slots=True)
 class Health:
-    """in_flight: requests and live sessions that it has of us. Times are seconds of one monotonic clock."""
+    """Times are seconds of one monotonic clock.
+
+    in_flight: requests and live sessions that it has of us. is_back: whether it answered after it once gave no answer.
+    """
 
     in_flight: int = 0
     failures: int = 0
+    is_back: bool = False
     aside_until_s: float = 0.0
     retry_after_s: float = DEFAULT_RETRY_AFTER_S
     _latency_s: float = 0.0
@@ -41,9 +45,11 @@ class Health:
         self.retry_after_s = DEFAULT_RETRY_AFTER_S if retry_after_s is None else min(retry_after_s, MAX_RETRY_AFTER_S)
         self.aside_until_s = now_s + (pause_s if retry_after_s is None else self.retry_after_s)
         self.failures += 1
+        self.is_back = False
 
     def answered(self, after_s: float, now_s: float) -> None:
         """It answers, and began so soon after it had all of a request."""
+        self.is_back = self.is_back or self.failures > 0
         self.failures, self.aside_until_s = 0, 0.0
         self._latency_s, self._latency_at_s = max(after_s, self.latency_s(now_s)), now_s
 

@@ -107,6 +107,7 @@ class Engines(Protocol):
     async def lease(self, *, avoiding: frozenset[EngineId] = frozenset(), issuer: bytes | None = None) -> Lease:
         """An engine for a request; one that proves itself first, where necessary. Raises ProxyError.
 
-        avoiding: engines that gave this request no answer. issuer: who issued what the request shows and alone can take
-        it (`core.channel.client_secrets`); of no account where that is none of these.
+        avoiding: engines that gave this request no answer; one that has answered others since is leased where no other
+        is ready. issuer: who issued what the request shows and alone can take it (`core.channel.client_secrets`); of no
+        account where that is none of these.
         """

@@ -119,10 +119,13 @@ class Pool:
         if self._finder is not None:
             await self._found.wait()
         issuers = self._issuers(issuer) if issuer else []
-        members = [member for member in issuers or self._members.values() if member.id not in avoiding]
-        if ready := [member for member in members if member.trust.is_ready]:
-            chosen = self._best(ready)
-            return self.leased(chosen, await chosen.trust.engine(), is_bound=bool(issuers))
+        named = issuers or list(self._members.values())
+        members = [member for member in named if member.id not in avoiding]
+        back = [member for member in named if member.id in avoiding and member.health.is_back]
+        for some in (members, back):
+            if ready := [member for member in some if member.trust.is_ready]:
+                chosen = self._best(ready)
+                return self.leased(chosen, await chosen.trust.engine(), is_bound=bool(issuers))
         try:
             return await self._first_proved(members)
         except ProxyError:

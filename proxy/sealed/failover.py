@@ -1,8 +1,9 @@
 """Who gets a request next, to which one engine gave no answer? Another that is attested, as long as there is one.
 
 The same body is sealed anew, to that engine's key, as long as no byte of an answer has reached the app. An engine that
-may have worked on what it then lost makes the work be done twice, so no more than `MAX_LOST` of them may. Where nobody
-else takes a request, the app is told what was wrong with the one that did not.
+may have worked on what it then lost makes the work be done twice, so no more than `MAX_LOST` of them may. While a long
+request goes from one to the next, the first may have been replaced: one that answers others again is asked again, once.
+Where nobody else takes a request, the app is told what was wrong with the one that did not.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ Failure = Refused | Unreachable | Busy | Lost
 class Attempt:
     """How the request is sealed and sent this time.
 
-    avoiding: the engines that gave no answer. lost: how many of them may have worked on it. issuer: who alone can take
-    it, as of `Engines.lease`.
+    avoiding: the engines that gave no answer. lost: how many of them may have worked on it. again: whether it came to
+    one of them a second time, because that one has answered others since. issuer: who alone can take it, as of
+    `Engines.lease`.
     """
 
     lease: Lease
@@ -68,6 +70,7 @@ class Attempt:
     reverified: bool = False
     avoiding: frozenset[EngineId] = frozenset()
     lost: int = 0
+    again: bool = False
     issuer: bytes | None = None
 
 
@@ -134,7 +137,11 @@ class Failover:
             lease = await self._engines.lease(avoiding=avoiding, issuer=attempt.issuer)
         except ProxyError as exc:
             raise error or exc from None
-        return Attempt(lease, avoiding=avoiding, lost=attempt.lost, issuer=attempt.issuer)
+        is_back = lease.engine in avoiding
+        if is_back and attempt.again:  # else a request could go round for as long as engines come and go
+            raise error or ProxyError(ErrorCode.ENGINE_UNAVAILABLE, retry_after_s=DEFAULT_RETRY_AFTER_S)
+        again = attempt.again or is_back
+        return Attempt(lease, avoiding=avoiding, lost=attempt.lost, again=again, issuer=attempt.issuer)
 
 
 def _error_of(failure: Failure) -> ProxyError:

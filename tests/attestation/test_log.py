@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from attestation.release.rollback import MARKS_FILE
 from attestation.types import EvidenceKind
 from core.errors import StateError
 from tests.attestation.samples import NONCE, NOW, STATEMENT
+from tests.full_disk import small_disk
 from tests.places import ROOT
 
 ENGINE = "https://engine.example"
@@ -273,6 +275,25 @@ def test_a_full_log_is_told_and_stays_as_it_is(log: bytes, tmp_path: Path, monke
     with pytest.raises(StateError, match="full; move it away"):
         IdentityLog(path).record(OTHER, NOW)
     assert path.read_bytes() == log
+
+
+def test_a_disk_without_room_is_told_and_the_log_goes_on_when_there_is_some(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 256 * 1024) as disk:
+        path = _written(disk.path, IDENTITY)
+        disk.fill()
+        said = [IDENTITY]
+        for identity in cycle((OTHER, IDENTITY)):  # the last page of the file has room for a few
+            try:
+                IdentityLog(path).record(identity, NOW)
+            except StateError as exc:
+                told = str(exc)
+                break
+            said.append(identity)
+        assert "No space left on device" in told
+        assert [record.identity for record in read_log(path).records] == said
+        disk.make_room()
+        assert IdentityLog(path).record(ELSEWHERE, NOW)
+        assert [record.identity for record in read_log(path).records] == [*said, ELSEWHERE]
 
 
 @pytest.mark.parametrize(

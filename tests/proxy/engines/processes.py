@@ -1,7 +1,7 @@
 """A fake engine as a process of its own, which can be killed and stopped like one; it tells how far it has come.
 
-Run as `python -m tests.proxy.engines.processes BEHAVIOUR PORT`. Its first line is its URL; then one word for each thing
-that happens: attested, uploading, complete and a digest of what came, working, streaming.
+Run as `python -m tests.proxy.engines.processes BEHAVIOUR HOST PORT`. Its first line is its URL; then one word for each
+thing that happens: attested, uploading, complete and a digest of what came, working, streaming.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 from aiohttp import web
 
 from core.program.http.listener import Address
+from tests.apart import Apart
 from tests.places import ROOT
 from tests.proxy.fake_engine import FakeEngine, Play, Reply, Script, half_a_stream, outer, transcript
 
@@ -84,12 +85,12 @@ SCRIPTS: Final = {
 }
 
 
-async def _run(behaviour: str, port: int) -> None:
+async def _run(behaviour: str, address: Address) -> None:
     engine = FakeEngine(told=_say)
     engine.default = SCRIPTS[behaviour]
     if behaviour == OTHER:
         engine.config_changes["log_level"] = "debug"
-    async with engine.running(address=Address("127.0.0.1", port)):
+    async with engine.running(address=address):
         _say(engine.url)
         await _hold()
 
@@ -115,10 +116,11 @@ class EngineProcess:
 
 
 @asynccontextmanager
-async def engine_process(behaviour: str, port: int = 0) -> AsyncIterator[EngineProcess]:
-    """An engine that behaves like that; killed when the context is left."""
+async def engine_process(behaviour: str, port: int = 0, *, at: Apart | None = None) -> AsyncIterator[EngineProcess]:
+    """An engine that behaves like that; killed when the context is left. at: on which machine, if not on this one."""
+    prefix, host = (at.program, at.there) if at else ((), "127.0.0.1")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, behaviour, str(port), stdout=asyncio.subprocess.PIPE, cwd=ROOT
+        *prefix, sys.executable, "-m", __name__, behaviour, host, str(port), stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )
     assert process.stdout is not None
     running = EngineProcess((await process.stdout.readline()).decode().strip(), process)
@@ -139,4 +141,4 @@ async def _read(output: asyncio.StreamReader, said: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(_run(sys.argv[1], Address(sys.argv[2], int(sys.argv[3]))))

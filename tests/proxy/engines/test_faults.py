@@ -18,6 +18,7 @@ import pytest
 from proxy.app import RunningProxy, running_proxy
 from proxy.engines.pool import Member
 from proxy.settings import ProxySettings
+from tests.apart import Apart
 from tests.proxy.conftest import url_of
 from tests.proxy.engines.processes import (
     ANSWERS,
@@ -64,8 +65,9 @@ class Two:
 
 
 @asynccontextmanager
-async def two(policy: Path, first: str, second: str = ANSWERS) -> AsyncIterator[Two]:
-    async with engine_process(first) as one, engine_process(second) as other:
+async def two(policy: Path, first: str, second: str = ANSWERS, *, at: Apart | None = None) -> AsyncIterator[Two]:
+    """at: where the first engine is, if not on this machine."""
+    async with engine_process(first, at=at) as one, engine_process(second) as other:
         settings = ProxySettings.model_validate(
             {
                 "engine": (one.url, other.url),
@@ -73,6 +75,7 @@ async def two(policy: Path, first: str, second: str = ANSWERS) -> AsyncIterator[
                 "listen": ("127.0.0.1:0",),
                 "status_listen": "127.0.0.1:0",
                 "idle_timeout_s": IDLE_S,
+                "insecure_remote_engine": at is not None,
             }
         )
         endless = aiohttp.ClientTimeout(total=None)

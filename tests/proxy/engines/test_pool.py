@@ -270,6 +270,20 @@ async def test_where_all_engines_failed_the_one_that_comes_back_first_is_tried()
     assert await several.chosen(avoiding=frozenset({EngineId(1)})) == {2}
 
 
+async def test_an_engine_that_answers_others_again_is_leased_once_more_where_nobody_else_is() -> None:
+    several = Several(3)
+    await several.prove()
+    tried = frozenset({EngineId(0), EngineId(1)})
+    for engine in tried:
+        several.pool.members[engine].health.failed(None, several.now_s)
+    several.pool.members[0].health.answered(0.0, several.now_s)
+    assert await several.chosen(avoiding=tried) == {2}
+    assert await several.chosen(avoiding=tried | {EngineId(2)}) == {0}
+    several.pool.members[0].health.failed(None, several.now_s)
+    with pytest.raises(ProxyError):
+        await several.pool.lease(avoiding=tried | {EngineId(2)})
+
+
 async def test_no_request_waits_for_an_engine_that_is_slow_to_prove_itself() -> None:
     several = Several(2)
     several.world(0).gate.clear()

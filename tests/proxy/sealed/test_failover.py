@@ -99,9 +99,10 @@ class FakeLease:
 
 @dataclass
 class TwoEngines:
-    """Leases the first engine that is not to be avoided."""
+    """Leases the first engine that is not to be avoided, or else one that is back."""
 
     engines: list[FakeEngine]
+    back: tuple[EngineId, ...] = ()
     told: list[tuple[str, int]] = field(default_factory=list)
     waits_s: list[float | None] = field(default_factory=list)
     carrying: Counter[int] = field(default_factory=Counter)
@@ -110,6 +111,8 @@ class TwoEngines:
         for number in range(len(self.engines)):
             if EngineId(number) not in avoiding:
                 return FakeLease(self, EngineId(number))
+        for engine in self.back:
+            return FakeLease(self, engine)
         raise ProxyError(ErrorCode.ENGINE_UNAVAILABLE, retry_after_s=9.0)
 
 
@@ -174,6 +177,25 @@ async def test_what_one_engine_did_not_take_the_other_gets_whole(
     assert set(world.engines.told[1:]) == {("accepted", 1), ("answered", 1)}
     assert not +world.engines.carrying
     assert world.retries("engine") == 1
+
+
+async def test_an_engine_that_is_back_gets_what_it_lost_once_more(world: World) -> None:
+    first, second = world.engines.engines
+    _busy(first)
+    _drop(second)
+    world.engines.back = (EngineId(0),)
+    assert TRANSCRIPT.encode() in await world.ask()
+    assert bytes(first.received[-1].content) == AUDIO
+    assert [told for told in world.engines.told if told[0] == "failed"] == [("failed", 0), ("failed", 1)]
+
+
+async def test_engines_that_come_back_again_and_again_get_it_no_third_time(world: World) -> None:
+    for engine in world.engines.engines:
+        _drop(engine)
+    world.engines.back = (EngineId(0),)
+    assert await world.code() is ErrorCode.ENGINE_UNAVAILABLE
+    assert [told for told in world.engines.told if told[0] == "failed"] == [("failed", n) for n in (0, 1, 0)]
+    assert not +world.engines.carrying
 
 
 async def test_when_no_engine_took_it_the_app_is_told_when_to_come_back(world: World) -> None:
