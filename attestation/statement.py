@@ -46,6 +46,8 @@ MAX_NONCES = 64
 RECEIPT_KEY_BYTES = 32
 LIVE_KEYS = "live_keys"
 """The extension that holds the key configurations of live sessions, as `ohttp_keys` holds the others."""
+SUMMARIES = "vllm-instruct"
+"""The component that writes summaries, where there is one; its only model is the one that it writes them with."""
 
 
 def _decode_keys(value: object) -> tuple[KeyConfig, ...]:
@@ -169,6 +171,12 @@ class Statement:
         bytes | None, PlainValidator(_decode_receipt_key), PlainSerializer(lambda key: key and encode_base64(key))
     ]
     extensions: Annotated[Mapping[str, Any], AfterValidator(_known_extensions)] = field(default_factory=dict)
+
+    @property
+    def instruct_model(self) -> str | None:
+        """The model that writes summaries; None where none does."""
+        models = [model.id for one in self.config.components if one.name == SUMMARIES for model in one.models]
+        return models[0] if models else None
 
     @property
     def live_keys(self) -> tuple[KeyConfig, ...]:

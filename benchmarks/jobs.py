@@ -29,6 +29,7 @@ from proxy.jobs.model import (
     ListQuery,
     NewJob,
     QueueState,
+    SummaryMethod,
 )
 from proxy.jobs.parts import WholeFile
 from proxy.jobs.ports import Heard, PartContent
@@ -65,6 +66,9 @@ class _Observer:
             self._left -= 1
             if not self._left:
                 self.over.set()
+
+    def summarised(self, method: SummaryMethod | None) -> None:
+        """Nobody wants one here."""
 
     def store_failed(self) -> None:
         raise RuntimeError("the store failed")

@@ -1,4 +1,4 @@
-"""What is served inside the envelope? OpenAI's speech API over the speech pipeline.
+"""What is served inside the envelope? OpenAI's speech API over the speech pipeline, and summaries of what was heard.
 
 One row of `_ROUTES` per target; whatever is not there is OpenAI's 404, sealed like everything else. A request is
 admitted by its head alone, its body is parsed as it arrives, and no work starts before the whole of it has come. Where
@@ -27,7 +27,7 @@ import structlog
 from core.channel.gateway import request_id as harmless_id
 from core.errors import BackendError
 from core.media.types import MAX_FILE_BYTES
-from core.transcript.faults import AUDIO, Fault, FaultKind, option
+from core.transcript.faults import AUDIO, TRANSCRIPT, Fault, FaultKind, option
 from core.transcript.types import Transcript
 from engine.access.authority import Authority, Caller, Visit
 from engine.gateway.admission import Admission
@@ -49,6 +49,8 @@ from engine.realtime.session import RealtimeSession
 from engine.realtime.settings import Shape
 from engine.speech.text_stream import TextStream
 from engine.speech.under_way import Charge
+from engine.summaries import requests
+from engine.summaries.summariser import Summariser
 from engine.telemetry import SpeechMetrics
 from engine.types import Hearing
 
@@ -78,6 +80,7 @@ class SpeechApplication:
     """Implements `engine.gateway.exchange.Application` and `engine.gateway.live.LiveApplication`.
 
     live: what opens live sessions; None where there are none. runs: of requests that have an idempotency key.
+    summariser: what writes summaries; None where nothing does.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class SpeechApplication:
         *,
         authority: Authority,
         live: LiveDoor | None = None,
+        summariser: Summariser | None = None,
         max_request_bytes: int,
         request_timeout_s: float,
         keepalive_s: float = KEEPALIVE_S,
@@ -103,6 +107,7 @@ class SpeechApplication:
         self.request_timeout_s = request_timeout_s
         self.keepalive_s = keepalive_s
         self.live = live
+        self.summariser = summariser
         self.runs = runs or Runs()
         self._authority = authority
         self._log_requests = log_requests
@@ -249,6 +254,10 @@ class _SpeechExchange:
         _run_key(head)  # refused by the head alone
         with ExitStack() as held:
             size_bytes = _declared_bytes(head, application.max_request_bytes)
+            if size_bytes > application.max_request_bytes:
+                # OpenAI's words quote the file's limit.
+                numbers = {"limit_bytes": MAX_FILE_BYTES, "read_bytes": size_bytes}
+                raise Fault(FaultKind.TOO_LARGE, AUDIO, numbers=numbers)
             held.enter_context(application.admission.hold(size_bytes, caller.holder))
             visit = await caller.admit(audio=True)
             held.callback(visit.end)
@@ -386,6 +395,53 @@ class _SecretExchange:
         self._visit.end()
 
 
+class _SummaryExchange:
+    """`POST /v1/summaries`. held: what `close` gives back, the visit too."""
+
+    def __init__(
+        self, application: SpeechApplication, head: Head, visit: Visit, held: ExitStack, summariser: Summariser
+    ) -> None:
+        self._application = application
+        self._request_id = request_id(head)
+        self._visit = visit
+        self._held = held
+        self._summariser = summariser
+        self._body = bytearray()
+
+    @classmethod
+    async def open(
+        cls, application: SpeechApplication, head: Head, caller: Caller, summariser: Summariser
+    ) -> _SummaryExchange:
+        requests.check_content_type(head.headers.get("content-type"), head.headers.get("content-encoding"))
+        with ExitStack() as held:
+            size_bytes = _declared_bytes(head, requests.MAX_BODY_BYTES)
+            if size_bytes > requests.MAX_BODY_BYTES:
+                raise Fault(FaultKind.TOO_LARGE, TRANSCRIPT)
+            held.enter_context(application.admission.hold(size_bytes, caller.holder))
+            visit = await caller.admit(audio=False)
+            held.callback(visit.end)
+            return cls(application, head, visit, held.pop_all(), summariser)
+
+    def feed(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > requests.MAX_BODY_BYTES:
+            raise Fault(FaultKind.TOO_LARGE, TRANSCRIPT)
+
+    async def answer(self) -> Answer:
+        begun = time.monotonic()
+        model = self._summariser.model.name
+        wish = await asyncio.to_thread(requests.parse, bytes(self._body), model)
+        async with asyncio.timeout(self._application.request_timeout_s):
+            summary = await self._summariser.summarise(wish)
+        self._application.metrics.text_completed("summaries", time.monotonic() - begun)
+        self._application.answered("summaries", 200, self._request_id, self._visit.caller)
+        headers = (_JSON, ("x-request-id", self._request_id), *allowance_headers(self._visit.allowance).items())
+        return Answer(200, headers, requests.render(summary, model), lambda: Processed(model, 0.0))
+
+    def close(self) -> None:
+        self._held.close()
+
+
 def _run_key(head: Head) -> str | None:
     """The idempotency key, 1 to 255 printable ASCII characters. Raises Fault."""
     key = head.headers.get(_RUN_KEY)
@@ -396,13 +452,7 @@ def _run_key(head: Head) -> str | None:
 
 def _declared_bytes(head: Head, limit: int) -> int:
     """What to set aside: the content length declared, which the gateway holds the sender to, or the most allowed."""
-    declared = head.headers.get("content-length")
-    if declared is None:
-        return limit
-    if int(declared) > limit:
-        numbers = {"limit_bytes": MAX_FILE_BYTES, "read_bytes": int(declared)}  # OpenAI's words quote the file's limit
-        raise Fault(FaultKind.TOO_LARGE, AUDIO, numbers=numbers)
-    return int(declared)
+    return int(head.headers.get("content-length", limit))
 
 
 async def _from(first: bytes, events: Events) -> Events:
@@ -428,6 +478,12 @@ async def _transcriptions(application: SpeechApplication, head: Head, caller: Ca
 
 async def _translations(application: SpeechApplication, head: Head, caller: Caller) -> Exchange:
     return await _SpeechExchange.open(application, head, caller, endpoint="translations", parse=parse_translation)
+
+
+async def _summaries(application: SpeechApplication, head: Head, caller: Caller) -> Exchange:
+    if application.summariser is None:
+        raise Fault(FaultKind.UNKNOWN)
+    return await _SummaryExchange.open(application, head, caller, application.summariser)
 
 
 async def _client_secrets(application: SpeechApplication, head: Head, caller: Caller) -> Exchange:
@@ -457,6 +513,7 @@ _Make: TypeAlias = Callable[[SpeechApplication, Head, Caller], Awaitable[Exchang
 _ROUTES: tuple[tuple[str, tuple[str, ...], _Make], ...] = (
     ("/v1/audio/transcriptions", _SEND, _transcriptions),
     ("/v1/audio/translations", _SEND, _translations),
+    (requests.PATH, _SEND, _summaries),
     (f"{door.PATH}/client_secrets", _SEND, _client_secrets),
     (f"{door.PATH}/transcription_sessions", _SEND, _transcription_sessions),
     ("/v1/models", _READ, _models),

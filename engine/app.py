@@ -59,6 +59,7 @@ from engine.realtime.session import Ears, Surroundings
 from engine.settings import MAX_REQUEST_BYTES, EngineSettings
 from engine.speech.pipeline import Decoder, SpeechPipeline
 from engine.speech.whisper import read_abilities
+from engine.summaries.summariser import Summariser
 from engine.telemetry import WINDOW_S, Telemetry
 
 _log = structlog.get_logger(__name__)
@@ -161,6 +162,7 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
     state = EngineState(backend, telemetry)
     telemetry.gateway.insecure.set(int(settings.insecure_evidence))
     telemetry.gateway.backend_ready.set_function(lambda: float(backend.ready))
+    telemetry.gateway.writer_ready.set_function(lambda: float(backend.writer is not None and backend.writer.ready))
     async with (
         _listening(status_app(state), settings.status_listen, STATUS_CONNECTIONS) as status_address,
         AsyncExitStack() as stack,
@@ -184,6 +186,7 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
                 chosen.weights,
                 policy,
                 speaker_weights=chosen.speaker_weights,
+                writer_weights=chosen.writer_weights,
                 instance=instance,
                 evidence_from=attester.source,
                 receipt_key=receipt_key.public_key,
@@ -208,7 +211,8 @@ async def running_engine(settings: EngineSettings, parts: EngineParts | None = N
             observer=telemetry.speech,
         )
         authority = await stack.enter_async_context(_authority(settings, parts))
-        application = _application(settings, catalogue, pipeline, telemetry, authority)
+        summariser = Summariser(backend.writer, telemetry.summaries) if backend.writer else None
+        application = _application(settings, catalogue, pipeline, telemetry, authority, summariser=summariser)
         stack.push_async_callback(application.runs.end)
         ears = parts.ears or (decoder if isinstance(decoder, AudioDecoder) else None)
         if ears is not None and settings.max_live_sessions:
@@ -353,7 +357,7 @@ async def _catalogue(settings: EngineSettings, backend: Backend) -> ModelCatalog
         )
         for name, path in settings.models
     )
-    return ModelCatalogue(models)
+    return ModelCatalogue(models, backend.writer.name if backend.writer else None)
 
 
 def _live_door(settings: EngineSettings, around: Surroundings, authority: Authority, instance: str) -> LiveDoor:
@@ -367,6 +371,8 @@ def _application(
     pipeline: SpeechPipeline,
     telemetry: Telemetry,
     authority: Authority,
+    *,
+    summariser: Summariser | None,
 ) -> SpeechApplication:
     admission = Admission(max_requests=settings.max_requests, max_body_bytes=settings.max_upload_bytes)
     telemetry.gateway.in_flight.set_function(lambda: float(admission.requests))
@@ -376,6 +382,7 @@ def _application(
         admission,
         telemetry.speech,
         authority=authority,
+        summariser=summariser,
         max_request_bytes=MAX_REQUEST_BYTES,
         request_timeout_s=settings.request_timeout_s,
         runs=Runs(observe=telemetry.speech.keyed),

@@ -62,6 +62,11 @@ def _split(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, _, value in (pair.partition("=") for pair in pairs))
 
 
+def _named(pair: str) -> tuple[str, Path]:
+    ((name, path),) = _split((pair,))
+    return name, Path(path)
+
+
 def _twice(names: list[str]) -> list[str]:
     return [f"the name {name} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
 
@@ -119,7 +124,8 @@ class EngineSettings(GuestOptions, PushOptions):
         None,
         gt=0,
         le=1,
-        description="Share of a GPU's memory for each model's vLLM; by default 0.9, divided by the number of models.",
+        description="Share of a GPU's memory for each model's vLLM; by default 0.9, less an instruct model's on the "
+        "same GPU, divided by the number of models.",
     )
     vllm_max_num_seqs: int | None = Field(
         None, gt=0, description="Clips that vLLM decodes at a time, of each model; by default 256."
@@ -131,6 +137,23 @@ class EngineSettings(GuestOptions, PushOptions):
     )
     vllm_audio_workers: int | None = Field(
         None, gt=0, description="Threads in which a vLLM makes clips' spectrograms; by default 8."
+    )
+    instruct_model: Pair | None = Field(
+        None,
+        description="NAME=PATH of an instruct model, by which vLLM writes summaries and topics; without it none are.",
+    )
+    instruct_device: str | None = Field(
+        None, validate_default=True, description="Where the instruct model runs: cpu or cuda; by default `device`."
+    )
+    instruct_context: int = Field(
+        16_384, ge=8_192, description="Tokens that the instruct model reads and writes at a time."
+    )
+    instruct_max_num_seqs: int = Field(8, gt=0, description="Texts that the instruct model writes at a time.")
+    instruct_gpu_memory_utilization: float = Field(
+        0.3, gt=0, lt=1, description="Share of a GPU's memory for the instruct model."
+    )
+    instruct_cpu_cache_gib: int = Field(
+        2, gt=0, description="Memory on a CPU, beside its weights, for what the instruct model reads and writes."
     )
     insecure_evidence: bool = Field(
         False,
@@ -289,6 +312,37 @@ class EngineSettings(GuestOptions, PushOptions):
             raise ValueError("the shares of all models together must be at most 1")
         return share
 
+    @field_validator("instruct_model")
+    @classmethod
+    def _instruct_model_has_a_name_of_its_own(cls, pair: str | None, info: ValidationInfo) -> str | None:
+        if pair is None:
+            return None
+        name, path = _named(pair)
+        taken = _split((*info.data.get("model", ()), *info.data.get("alias", ())))
+        faults = _twice([name, *{each for each, _ in taken}])
+        faults += [] if path.is_dir() else [f"{name}: no such directory"]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return pair
+
+    @field_validator("instruct_device")
+    @classmethod
+    def _vllm_runs_the_instruct_model(cls, device: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("instruct_model") is None:
+            return device
+        chosen = device or info.data.get("device")
+        if chosen not in ("cpu", "cuda"):
+            raise ValueError("the instruct model runs on cpu or on cuda")
+        return chosen
+
+    @field_validator("instruct_gpu_memory_utilization")
+    @classmethod
+    def _the_gpu_has_room_for_both(cls, share: float, info: ValidationInfo) -> float:
+        hearing = (info.data.get("vllm_gpu_memory_utilization") or 0) * len(info.data.get("model", ()))
+        if info.data.get("instruct_model") and info.data.get("instruct_device") == "cuda" and hearing + share > 1:
+            raise ValueError("the shares of all models together must be at most 1")
+        return share
+
     @field_validator("policy")
     @classmethod
     def _policy_can_be_used(cls, path: Path | None, info: ValidationInfo) -> Path | None:
@@ -322,6 +376,11 @@ class EngineSettings(GuestOptions, PushOptions):
     def models(self) -> tuple[tuple[str, Path], ...]:
         """(name, directory) of each model."""
         return tuple((name, Path(path)) for name, path in _split(self.model))
+
+    @property
+    def instruct(self) -> tuple[str, Path] | None:
+        """(name, directory) of the instruct model; None where there is none."""
+        return None if self.instruct_model is None else _named(self.instruct_model)
 
     @property
     def aliases(self) -> tuple[tuple[str, str], ...]:

@@ -58,6 +58,9 @@ class GatewayMetrics:
             "insecure_evidence", "1 while the engine attests itself with development evidence, which proves nothing."
         )
         self.backend_ready = metrics.gauge("backend_ready", "1 while the speech backend accepts work.")
+        self.writer_ready = metrics.gauge(
+            "instruct_model_ready", "1 while the instruct model accepts work; 0 also where there is none."
+        )
         build = metrics.gauge("build_info", "The version that runs; the value is always 1.", "version")
         build.labels(version=project_version()).set(1)
 
@@ -71,6 +74,27 @@ class LiveMetrics:
             "live_frames_total", "Frames of live sessions, up or down; as many whatever is said.", "direction"
         )
         self.ended = windowed.counter("live_sessions_ended_total", "Live sessions that are over, by why.", "reason")
+
+
+class SummaryMetrics:
+    """Inside the envelope: published in windows. Implements `engine.summaries.observer.SummaryObserver`."""
+
+    def __init__(self, metrics: Registry) -> None:
+        self._texts = metrics.counter(
+            "instruct_texts_total", "Texts that the instruct model wrote: of one summary several where it is long."
+        )
+        self._failures = metrics.counter("summary_failures_total", "Summaries that were begun, and failed.")
+        self._tokens = metrics.counter(
+            "instruct_tokens_total", "Tokens that the instruct model read and wrote.", "direction"
+        )
+
+    def text_written(self, input_tokens: int, output_tokens: int) -> None:
+        self._texts.inc()
+        self._tokens.labels("input").inc(input_tokens)
+        self._tokens.labels("output").inc(output_tokens)
+
+    def summary_failed(self) -> None:
+        self._failures.inc()
 
 
 class SpeechMetrics:
@@ -287,6 +311,7 @@ class Telemetry:
         self.gateway = GatewayMetrics(self.live)
         self.sessions = LiveMetrics(self.live, self.windowed)
         self.speech = SpeechMetrics(self.windowed, backend)
+        self.summaries = SummaryMetrics(self.windowed)
         self._published = self.windowed.snapshot()
 
     def close_window(self, readings: Mapping[str, Iterable[Sample]] = MappingProxyType({})) -> None:

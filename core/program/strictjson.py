@@ -21,11 +21,11 @@ a megabyte of empty objects would take seconds and gigabytes to be told what eac
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def loads(data: bytes, *, max_bytes: int) -> Any:
+def loads(data: bytes, *, max_bytes: int, max_commas: int = MAX_COMMAS) -> Any:
     """Parse `data`. Raises ValueError, whose message never quotes the input."""
     if len(data) > max_bytes:
         raise ValueError(f"longer than {max_bytes} bytes")
-    if data.count(b",") > MAX_COMMAS:
+    if data.count(b",") > max_commas:
         raise ValueError("too many values")
     try:
         value = json.loads(

@@ -67,6 +67,8 @@ API_KEY: Final = Subject("api key")
 AUDIO: Final = Subject("audio")
 LANGUAGE: Final = Subject("language")
 MODEL: Final = Subject("model")
+TRANSCRIPT: Final = Subject("transcript")
+"""Of which a summary is asked for."""
 
 
 def option(name: str) -> Subject:

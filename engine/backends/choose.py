@@ -14,13 +14,15 @@ from engine.backends.faster_whisper.transcriber import FasterWhisperTranscriber
 from engine.backends.speakers.channels import ChannelDiarizer
 from engine.backends.speakers.diarizer import onnx, pyannote
 from engine.backends.vllm.aligner import VllmAligner
-from engine.backends.vllm.server import Serving, gpu_share
+from engine.backends.vllm.instruct import VllmInstruct
+from engine.backends.vllm.server import GPU_SHARE, Serving, gpu_share
 from engine.backends.vllm.transcriber import AttachedVllm, VllmTranscriber
 from engine.backends.weights import DirectoryWeights, FileWeights, Weights
 from engine.settings import BackendKind, EngineSettings, ModelFamily, SpeakersKind
 from engine.speech.analyser import ClipAnalyser
 from engine.speech.speakers import Diarizer
 from engine.speech.transcriber import Component, Transcriber
+from engine.summaries.model import InstructModel
 from engine.types import Detail
 
 W = TypeVar("W", bound=Weights)
@@ -28,10 +30,11 @@ W = TypeVar("W", bound=Weights)
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """All that hears: a recogniser, and analysers for what its texts lack.
+    """All that hears: a recogniser, and analysers for what its texts lack; and what writes about what was heard.
 
     weights: the files of each model, which are held (`engine.backends.weights.held`) while it runs.
     diarizer: who tells speakers apart; None where nobody does. speaker_weights: the files of its models, held likewise.
+    writer: who writes summaries, and writer_weights: the files of its model; likewise.
     """
 
     transcriber: Transcriber
@@ -39,18 +42,22 @@ class Backend:
     weights: Mapping[str, Weights] = field(default_factory=dict)
     diarizer: Diarizer | None = None
     speaker_weights: Weights | None = None
+    writer: InstructModel | None = None
+    writer_weights: Weights | None = None
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """Every process that hears what was said."""
+        """Every process that hears or reads what was said."""
         found = [analyser.component for analyser in self.analysers]
         found += [self.diarizer.component] if self.diarizer else []
+        found += [self.writer.component] if self.writer else []
         return (self.transcriber.component, *(component for component in found if component is not None))
 
     @property
     def all_weights(self) -> tuple[Weights, ...]:
         """The files of every model."""
-        return (*self.weights.values(), *([self.speaker_weights] if self.speaker_weights else []))
+        others = (self.speaker_weights, self.writer_weights)
+        return (*self.weights.values(), *(weights for weights in others if weights))
 
     @property
     def details(self) -> frozenset[Detail]:
@@ -59,6 +66,7 @@ class Backend:
 
     @property
     def ready(self) -> bool:
+        """Whether recordings are heard now; summaries or not."""
         telling_apart = self.diarizer is None or self.diarizer.ready
         return self.transcriber.ready and telling_apart and all(analyser.ready for analyser in self.analysers)
 
@@ -69,6 +77,8 @@ class Backend:
             await unwrapped(self._load())
             for analyser in self.analysers:
                 await analyser.start()
+            if self.writer:  # last: what others take of a GPU meanwhile, vLLM counts as its own
+                await self.writer.start()
             yield
         finally:
             async with asyncio.TaskGroup() as group:
@@ -76,6 +86,8 @@ class Backend:
                     group.create_task(analyser.close())
                 if self.diarizer:
                     group.create_task(self.diarizer.close())
+                if self.writer:
+                    group.create_task(self.writer.close())
                 group.create_task(self.transcriber.close())
 
     async def _load(self) -> None:
@@ -89,8 +101,15 @@ class Backend:
 
 def choose_backend(settings: EngineSettings) -> Backend:
     """The backend that was chosen, not started yet."""
-    diarizer, weights = choose_diarizer(settings)
-    return replace(_choose_recogniser(settings), diarizer=diarizer, speaker_weights=weights)
+    diarizer, speaker_weights = choose_diarizer(settings)
+    writer, writer_weights = choose_writer(settings)
+    return replace(
+        _choose_recogniser(settings),
+        diarizer=diarizer,
+        speaker_weights=speaker_weights,
+        writer=writer,
+        writer_weights=writer_weights,
+    )
 
 
 def choose_diarizer(settings: EngineSettings) -> tuple[Diarizer | None, Weights | None]:
@@ -108,6 +127,24 @@ def choose_diarizer(settings: EngineSettings) -> tuple[Diarizer | None, Weights 
         return pyannote(directory, python=python, device=device, allow_unsandboxed=allow_unsandboxed), directory
     files = FileWeights(path, trusted=trusted)
     return onnx(kind, files, allow_unsandboxed=allow_unsandboxed), files
+
+
+def choose_writer(settings: EngineSettings) -> tuple[InstructModel | None, Weights | None]:
+    """What writes summaries, not started yet, and the files of its model; nothing where nothing does."""
+    if settings.instruct is None:
+        return None, None
+    name, path = settings.instruct
+    weights = DirectoryWeights(path, trusted=settings.assume_weights_immutable)
+    serving = Serving(
+        device=settings.instruct_device or settings.device,
+        structured=True,
+        max_model_len=settings.instruct_context,
+        max_num_seqs=settings.instruct_max_num_seqs,
+        max_num_batched_tokens=settings.instruct_context,
+        gpu_memory_utilization=settings.instruct_gpu_memory_utilization,
+        kv_cache_gib=settings.instruct_cpu_cache_gib,
+    )
+    return VllmInstruct(name, weights, serving, program=settings.allow_vllm_program), weights
 
 
 def _choose_recogniser(settings: EngineSettings) -> Backend:
@@ -158,6 +195,12 @@ def _serving(settings: EngineSettings) -> Serving:
     return Serving(
         device=settings.device,
         text_only=_text_only(settings),
-        gpu_memory_utilization=settings.vllm_gpu_memory_utilization or gpu_share(len(settings.models)),
+        gpu_memory_utilization=settings.vllm_gpu_memory_utilization or gpu_share(len(settings.models), _left(settings)),
         **{name: value for name, value in chosen.items() if value is not None},
     )
+
+
+def _left(settings: EngineSettings) -> float:
+    """The share of a GPU's memory that an instruct model leaves to those that hear."""
+    shares = settings.instruct is not None and settings.instruct_device == "cuda"
+    return max(GPU_SHARE - settings.instruct_gpu_memory_utilization, 0.01) if shares else GPU_SHARE

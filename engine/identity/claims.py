@@ -43,22 +43,25 @@ def claims_of(
     evidence_from: str,
     receipt_key: bytes | None = None,
     speaker_weights: Weights | None = None,
+    writer_weights: Weights | None = None,
 ) -> Claims:
     """What this engine claims in every epoch.
 
     weights: what each model is loaded from, held. speaker_weights: what those are loaded from that tell speakers apart,
-    likewise. instance: the name of this start. policy: the one that the engine holds itself to. Raises BackendError.
+    and writer_weights: that which writes summaries; likewise. instance: the name of this start. policy: the one that
+    the engine holds itself to. Raises BackendError.
     """
     digests = {name: held.digest for name, held in weights.items()}
     models = tuple(ModelIdentity(model.id, model.aliases, digests[model.id]) for model in catalogue.models)
     recognising = tuple(LoadedModel(name, digest) for name, digest in digests.items())
-    telling_apart = (LoadedModel(SPEAKER_MODEL, speaker_weights.digest),) if speaker_weights else ()
-    diarizer = backend.diarizer.component if backend.diarizer else None
+    loaded: dict[Hearing | None, tuple[LoadedModel, ...]] = {}
+    if backend.diarizer:
+        told_by = (LoadedModel(SPEAKER_MODEL, speaker_weights.digest),) if speaker_weights else ()
+        loaded[backend.diarizer.component] = told_by
+    if backend.writer and writer_weights:
+        loaded[backend.writer.component] = (LoadedModel(backend.writer.name, writer_weights.digest),)
     config = EffectiveConfig(
-        components=tuple(
-            _confessed(component, telling_apart if component == diarizer else recognising)
-            for component in backend.components
-        ),
+        components=tuple(_confessed(each, loaded.get(each, recognising)) for each in backend.components),
         log_level=settings.log_level.value,
         api_keys_required=settings.api_keys is not None,
         request_log=settings.log_requests,
@@ -90,5 +93,5 @@ def claims_of(
 
 
 def _confessed(component: Hearing, loaded: tuple[LoadedModel, ...]) -> Component:
-    """A process that hears, with the models that it loaded: those that tell speakers apart, or all that are served."""
+    """A process that hears or reads what was said, with the models that it loaded."""
     return Component(component.name, component.arguments, component.attached, component.plugins, loaded)

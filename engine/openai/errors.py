@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from core.transcript.faults import API_KEY, AUDIO, LANGUAGE, MODEL, Fault, FaultKind, Subject, option
+from core.transcript.faults import API_KEY, AUDIO, LANGUAGE, MODEL, TRANSCRIPT, Fault, FaultKind, Subject, option
 from engine.access.limits import LimitFault
 from engine.openai.allowance import allowance_headers
 from engine.openai.sentences import sentence_of
@@ -82,6 +82,7 @@ _CODES_OF_SUBJECTS: Final[Mapping[tuple[FaultKind, Subject], ErrorCode]] = {
     (FaultKind.UNSUPPORTED_VALUE, LANGUAGE): ErrorCode.INVALID_LANGUAGE,
     (FaultKind.UNSUPPORTED_VALUE, option("languages")): ErrorCode.INVALID_LANGUAGE,
     (FaultKind.MALFORMED, AUDIO): ErrorCode.INVALID_RAW_AUDIO,
+    (FaultKind.MALFORMED, TRANSCRIPT): ErrorCode.INVALID_VALUE,
     (FaultKind.REPEATED, option("idempotency-key")): ErrorCode.IDEMPOTENCY_KEY_REUSED,
     (FaultKind.MISSING, API_KEY): ErrorCode.INVALID_API_KEY,
     (FaultKind.UNKNOWN, MODEL): ErrorCode.MODEL_NOT_FOUND,

@@ -1,8 +1,9 @@
 """Which models are served, under which names, and what each can do.
 
 `GET /v1/models` and `GET /v1/models/{id}` in OpenAI's JSON (objects `list` and `model`); `root` (the id behind an
-alias, as vLLM prints it), `tasks`, `languages` (Whisper's codes), `details` (what is told beside the text) and
-`speakers` (by what they are told apart, or null) are extensions that OpenAI's SDK keeps as extra members.
+alias, as vLLM prints it), `tasks`, `languages` (Whisper's codes), `details` (what is told beside the text),
+`speakers` (by what they are told apart, or null) and `summaries` (the model that writes them here, or null) are
+extensions that OpenAI's SDK keeps as extra members.
 """
 
 from __future__ import annotations
@@ -54,9 +55,13 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelCatalogue:
-    """All that is served. Cannot be built empty, nor with one name for two models."""
+    """All that hears. Cannot be built empty, nor with one name for two models.
+
+    summaries: the model by which summaries of transcripts are written; None where none are.
+    """
 
     models: tuple[ServedModel, ...]
+    summaries: str | None = None
 
     def __post_init__(self) -> None:
         names = [name for model in self.models for name in model.names]
@@ -79,7 +84,7 @@ class ModelCatalogue:
 
     def list_body(self) -> bytes:
         """The JSON of `GET /v1/models`: every id and every alias."""
-        objects = [_object(name, model) for model in self.models for name in model.names]
+        objects = [self._object(name, model) for model in self.models for name in model.names]
         return _json({"object": "list", "data": objects})
 
     def retrieve_body(self, name: str) -> bytes:
@@ -87,21 +92,21 @@ class ModelCatalogue:
 
         Raises Fault(UNKNOWN).
         """
-        return _json(_object(name, self.find(name)))
+        return _json(self._object(name, self.find(name)))
 
-
-def _object(name: str, model: ServedModel) -> dict[str, object]:
-    return {
-        "id": name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": model.owned_by,
-        "root": model.id,
-        "tasks": sorted(model.tasks),
-        "languages": sorted(model.languages),
-        "details": sorted(model.details),
-        "speakers": model.speakers,
-    }
+    def _object(self, name: str, model: ServedModel) -> dict[str, object]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": model.created,
+            "owned_by": model.owned_by,
+            "root": model.id,
+            "tasks": sorted(model.tasks),
+            "languages": sorted(model.languages),
+            "details": sorted(model.details),
+            "speakers": model.speakers,
+            "summaries": self.summaries,
+        }
 
 
 def _json(value: dict[str, object]) -> bytes:

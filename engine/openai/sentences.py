@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from core.media.types import MAX_FILE_BYTES
-from core.transcript.faults import API_KEY, AUDIO, LANGUAGE, MODEL, Fault, FaultKind, Subject, option
+from core.transcript.faults import API_KEY, AUDIO, LANGUAGE, MODEL, TRANSCRIPT, Fault, FaultKind, Subject, option
 from engine.openai import chunking, fields, form_headers, multipart, raw_audio, speakers
 from engine.openai.form_headers import CHARSETS
 from engine.openai.rendering import ResponseFormat
 from engine.openai.unserved import REFUSED, REFUSED_WITHOUT_SPEAKERS
 from engine.openai.values import Many, One, listed
 from engine.speech.speakers import MAX_REFERENCE_S, MIN_REFERENCE_S
+from engine.summaries import requests
+from engine.summaries.summariser import MAX_PARTS
 
 _Sentences = Mapping[tuple[FaultKind, Subject], str]
 
@@ -181,6 +183,20 @@ _OF_SPEAKERS: Final[_Sentences] = {
     ),
 }
 
+_OF_SUMMARIES: Final[_Sentences] = {
+    (FaultKind.INVALID, requests.TOPICS): f"`{requests.TOPICS.name}` must be {requests.TOPICS_RULE}.",
+    (FaultKind.INVALID, requests.WORDS): f"`{requests.WORDS.name}` must be {requests.WORDS_RULE}.",
+    (FaultKind.MALFORMED, TRANSCRIPT): f"The body must be {requests.RULE}.",
+    (FaultKind.MEDIA_TYPE, TRANSCRIPT): (
+        f"The request must be sent as {requests.CONTENT_TYPE}, without a content encoding."
+    ),
+    (FaultKind.MISSING, TRANSCRIPT): "The transcript has no text.",
+    (FaultKind.TOO_LARGE, TRANSCRIPT): (
+        f"The transcript is too long: at most {requests.MAX_BODY_BYTES} bytes of JSON are read, and of their text at "
+        f"most {MAX_PARTS} times what fits into the model's context."
+    ),
+}
+
 _OTHERS: Final[_Sentences] = {
     (FaultKind.INVALID, chunking.SUBJECT): f"`{chunking.NAME}` must be {chunking.RULE}.",
     (FaultKind.REPEATED, chunking.SUBJECT): (
@@ -236,6 +252,7 @@ SENTENCES: Final[_Sentences] = {
     **_OF_THE_FORM,
     **_BETWEEN_FIELDS,
     **_OF_SPEAKERS,
+    **_OF_SUMMARIES,
     **_OTHERS,
 }
 """One row for every kind and subject that can occur together."""

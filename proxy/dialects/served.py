@@ -34,8 +34,8 @@ class ServedJobs:
     @property
     def capabilities(self) -> Capabilities:
         """Also of the engine that has proved itself."""
-        here = {name: getattr(self.here, name) for name in ("summary", "cut", "redact")}
-        return replace(self.engine.capabilities, **here)
+        engine = self.engine.capabilities
+        return replace(engine, summary=engine.summary or self.here.summary, cut=self.here.cut, redact=self.here.redact)
 
 
 JOBS: Final = web.AppKey("jobs", ServedJobs)

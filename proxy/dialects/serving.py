@@ -26,7 +26,6 @@ from proxy.jobs.errors import StoreError, VaultError
 from proxy.jobs.hearing import AttestedEngine
 from proxy.jobs.media import MediaSplitter
 from proxy.jobs.model import Capabilities
-from proxy.jobs.ports import Stitcher
 from proxy.jobs.redaction import Redacting
 from proxy.jobs.service import Kept, Upkeep, kept, places_of
 from proxy.jobs.sources import Sources, sources
@@ -34,6 +33,7 @@ from proxy.jobs.stitch import PartStitcher
 from proxy.jobs.store.database import SystemClock
 from proxy.jobs.store.retention import DAY_MS, HOUR_MS, Periods
 from proxy.jobs.store.windows import StoredWindows
+from proxy.jobs.summaries import AttestedAuthor, Extract, Summaries
 from proxy.jobs.telemetry import JobsTelemetry
 from proxy.jobs.worker import Means, Pace
 from proxy.sender import ProxyParts, Sender, StartError
@@ -71,14 +71,13 @@ async def serving_jobs(settings: ProxySettings, sender: Sender, parts: ProxyPart
 
 
 def _jobs(settings: ProxySettings, sender: Sender, opened: Kept, found: Sources, telemetry: JobsTelemetry) -> Jobs:
-    engine = AttestedEngine(sender.courier, partial(_tells_speakers, sender))
+    engine = AttestedEngine(sender.courier, partial(_tells_speakers, sender), partial(_writes_summaries, sender))
     can_redact = find_spec("presidio_analyzer") is not None
     stitcher = Redacting(Channelwise(PartStitcher()))
-    summarising = _summarising(stitcher)
-    here = Capabilities(
-        summary=summarising is not None, cut=isinstance(found.splitter, MediaSplitter), redact=can_redact
-    )
-    means = Means(opened.blobs, engine, found.splitter, summarising or stitcher, found.fetcher)
+    extract = _extract()
+    here = Capabilities(summary=extract is not None, cut=isinstance(found.splitter, MediaSplitter), redact=can_redact)
+    summaries = Summaries(AttestedAuthor(sender.courier), extract)
+    means = Means(opened.blobs, engine, found.splitter, stitcher, found.fetcher, summaries)
     served = ServedJobs(
         opened,
         engine,
@@ -123,13 +122,19 @@ def _tells_speakers(sender: Sender) -> bool:
     )
 
 
-def _summarising(stitcher: Stitcher) -> Stitcher | None:
-    """One that adds summaries; None without the extra `summaries`."""
+def _writes_summaries(sender: Sender) -> bool:
+    """Whether the statement of every engine names a model that writes summaries."""
+    held = sender.engines.held
+    return bool(held) and all(each.result.statement.instruct_model is not None for each in held)
+
+
+def _extract() -> Extract | None:
+    """What takes summaries out of texts; None without the extra `summaries`."""
     try:
-        from proxy.jobs.extracts import Extracting  # noqa: PLC0415
+        from proxy.jobs.extracts import extract  # noqa: PLC0415
     except ImportError:
         return None
-    return Extracting(stitcher)
+    return extract
 
 
 def _rates(opened: Kept) -> Rates:

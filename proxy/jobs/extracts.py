@@ -10,8 +10,6 @@ Needs the extra `summaries`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
 from sumy.models.dom import ObjectDocumentModel, Paragraph, Sentence
@@ -20,39 +18,23 @@ from sumy.utils import get_stop_words
 from yake import KeywordExtractor
 
 from core.transcript.languages import name_of
-from core.transcript.types import Transcript
-from proxy.jobs.model import JobOptions, JobResult, PartPlan
-from proxy.jobs.ports import Stitcher
+from proxy.jobs.model import Summary, SummaryMethod
 
 MAX_CHARS: Final = 500_000
 """Of a transcript that are read: ten hours of speech have about as many."""
 MAX_SENTENCES: Final = 8
 SENTENCES_TO_ONE: Final = 20
 MAX_TOPICS: Final = 8
-EXTRACTIVE: Final = "extractive"
-"""As answers call this way."""
 
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])\s*")
 _WORD: Final = re.compile(r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|\w+")
 """A character of a script without spaces, or a word."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extracting:
-    """A `Stitcher` that adds what can be taken out of a transcript, where a summary is wanted and there is none.
-
-    It takes seconds for hours of speech, so it is not called where others wait.
-    """
-
-    stitcher: Stitcher
-
-    def stitch(self, parts: Sequence[tuple[PartPlan, Transcript]], options: JobOptions) -> JobResult:
-        made = self.stitcher.stitch(parts, options)
-        if not options.summary or made.summary is not None:
-            return made
-        text, language = made.transcript.text[:MAX_CHARS], made.transcript.language
-        summary, topics = summary_of(text, language), topics_of(text, language)
-        return replace(made, summary=summary, topics=topics, summary_method=EXTRACTIVE)
+def extract(text: str, language: str) -> Summary:
+    """What can be taken out of a transcript. It takes seconds for hours of speech. language: Whisper's code."""
+    read = text[:MAX_CHARS]
+    return Summary(summary_of(read, language), topics_of(read, language), SummaryMethod.EXTRACTIVE)
 
 
 def summary_of(text: str, language: str) -> str | None:

@@ -33,7 +33,7 @@ PATHS: Final = {Task.TRANSCRIBE: "/v1/audio/transcriptions", Task.TRANSLATE: "/v
 MAX_SPEAKERS: Final = 20
 """That an engine can be told to expect; of more it is told nothing."""
 
-_FAILED: Final = Failure(FailureKind.ENGINE_FAILED)
+ENGINE_FAILED: Final = Failure(FailureKind.ENGINE_FAILED)
 _OF_THE_RECORDING: Final[Mapping[str, FailureKind]] = {
     "audio_too_long": FailureKind.MEDIA_TOO_LONG,
     "audio_too_short": FailureKind.MEDIA_TOO_SHORT,
@@ -106,26 +106,32 @@ class _Verbose(BaseModel):
 class AttestedEngine:
     """An `Engine` (`proxy.jobs.ports`) over the proxy's courier, with the proxy's own API key if it has one."""
 
-    def __init__(self, courier: Courier, tells_speakers: Callable[[], bool] = lambda: False) -> None:
-        """tells_speakers: whether the engine that has proved itself tells speakers apart."""
+    def __init__(
+        self,
+        courier: Courier,
+        tells_speakers: Callable[[], bool] = lambda: False,
+        writes_summaries: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """tells_speakers, writes_summaries: whether the engine that has proved itself does."""
         self._courier = courier
         self._tells_speakers = tells_speakers
+        self._writes_summaries = writes_summaries
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(diarize=self._tells_speakers())
+        return Capabilities(diarize=self._tells_speakers(), summary=self._writes_summaries())
 
     async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Heard:
         try:
             status, headers, body, receipt = await self._ask(part, options, request_id, of)
         except ProxyError as exc:
-            raise _of_the_way(exc) from None
+            raise of_the_way(exc) from None
         if status != 200:
-            raise _of_the_answer(status, headers, body)
+            raise of_the_answer(status, headers, body)
         try:
             return Heard(_transcript(_Verbose.model_validate_json(body), options.task), receipt)
         except ValidationError:
-            raise TransientError(_FAILED) from None  # its text would quote the transcript
+            raise TransientError(ENGINE_FAILED) from None  # its text would quote the transcript
 
     async def _ask(
         self, part: PartContent, options: JobOptions, request_id: str, of: int
@@ -244,22 +250,24 @@ def _segment(segment: _Segment, words: list[Word], speaker: int | None) -> Segme
     )
 
 
-def _of_the_way(exc: ProxyError) -> FailedError:
+def of_the_way(exc: ProxyError) -> FailedError:
+    """What it means that a request got no answer."""
     if exc.code is ErrorCode.FILE_TOO_LARGE:
         return FailedError(Failure(FailureKind.MEDIA_TOO_LARGE, exc.numbers))
-    return TransientError(_FAILED, retry_after_s=exc.retry_after_s, untouched=exc.code in _UNTOUCHED)
+    return TransientError(ENGINE_FAILED, retry_after_s=exc.retry_after_s, untouched=exc.code in _UNTOUCHED)
 
 
-def _of_the_answer(status: int, headers: Mapping[str, str], body: bytes) -> FailedError:
+def of_the_answer(status: int, headers: Mapping[str, str], body: bytes) -> FailedError:
+    """What it means that the engine said no. headers: by their names in lower case."""
     if status in (429, 503):
-        return TransientError(_FAILED, retry_after_s=_seconds(headers.get("retry-after")), untouched=True)
+        return TransientError(ENGINE_FAILED, retry_after_s=_seconds(headers.get("retry-after")), untouched=True)
     if status >= 500:
-        return TransientError(_FAILED)
-    kind = FailureKind.MEDIA_TOO_LARGE if status == 413 else _OF_THE_RECORDING.get(_code(body))
+        return TransientError(ENGINE_FAILED)
+    kind = FailureKind.MEDIA_TOO_LARGE if status == 413 else _OF_THE_RECORDING.get(error_code(body))
     return FailedError(Failure(kind or FailureKind.ENGINE_REFUSED))
 
 
-def _code(body: bytes) -> str:
+def error_code(body: bytes) -> str:
     try:
         return str(json.loads(body)["error"]["code"])
     except (ValueError, LookupError, TypeError):

@@ -13,7 +13,7 @@ Times are milliseconds, of recordings from their beginning and of clocks since 1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NewType
@@ -171,8 +171,8 @@ class JobOptions:
 class Capabilities:
     """What can be done beyond text and times of segments. An option that is lacking is refused at submission.
 
-    words, diarize: by the engine. summary, redact: by this installation. cut: recordings are cut here, so that a
-    stretch, or a channel, can be heard by itself.
+    words, diarize: by the engine. redact: by this installation. summary: by either. cut: recordings are cut here, so
+    that a stretch, or a channel, can be heard by itself.
     """
 
     words: bool = True
@@ -258,6 +258,25 @@ class Job:
         return self.failure is not None and self.failure.kind is FailureKind.CANCELLED
 
 
+class SummaryMethod(StrEnum):
+    """How a summary came to be."""
+
+    EXTRACTIVE = "extractive"
+    """Out of what was said, by rules."""
+    MODEL = "model"
+    """Written by an instruct model in an attested engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a transcript is about. model: the one that wrote it, by the name that its engine's statement has for it."""
+
+    text: str | None
+    topics: tuple[str, ...]
+    method: SummaryMethod
+    model: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What an engine signed of one request, and this side's own account of it.
@@ -287,7 +306,7 @@ class PartReceipt:
 class JobResult:
     """What was heard; kept as one sealed value.
 
-    summary_method: how the summary and the topics came to be: `extractive`, or the model that wrote them.
+    summary_method: how the summary and the topics came to be; None where there are none. summary_model: by which model.
     channels: of each channel by itself, where that was asked for. redacted: how often each kind was left out.
     receipts: of all parts, in their order; of engines that give none, none.
     """
@@ -295,10 +314,21 @@ class JobResult:
     transcript: Transcript
     summary: str | None = None
     topics: tuple[str, ...] = ()
-    summary_method: str | None = None
+    summary_method: SummaryMethod | None = None
+    summary_model: str | None = None
     channels: tuple[Transcript, ...] = ()
     redacted: Mapping[PersonalData, int] = field(default_factory=dict)
     receipts: tuple[PartReceipt, ...] = ()
+
+    def about(self, summary: Summary) -> JobResult:
+        """The same with this summary."""
+        return replace(
+            self,
+            summary=summary.text,
+            topics=summary.topics,
+            summary_method=summary.method,
+            summary_model=summary.model,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What do jobs need of the world, and what may the dialects ask of jobs? Protocols, so that each side is made alone.
 
-Given to jobs: `Clock`, `Engine`, `Splitter`, `Fetcher`. Kept by jobs: `Blobs`. Asked by dialects: `Jobs`, `Uploads`,
-`Accounts`, `Answers`. Worked off beside them: `Outbox`.
+Given to jobs: `Clock`, `Engine`, `Author`, `Splitter`, `Fetcher`. Kept by jobs: `Blobs`. Asked by dialects: `Jobs`,
+`Uploads`, `Accounts`, `Answers`. Worked off beside them: `Outbox`.
 
 Everything asynchronous may raise `StoreError`, which is not told again below.
 """
@@ -34,6 +34,7 @@ from proxy.jobs.model import (
     Principal,
     Receipt,
     StoredAnswer,
+    Summary,
     Upload,
     UploadId,
 )
@@ -133,6 +134,23 @@ class Stitcher(Protocol):
     """Makes one result of the transcripts of all parts."""
 
     def stitch(self, parts: Sequence[tuple[PartPlan, Transcript]], options: JobOptions) -> JobResult: ...
+
+
+class Author(Protocol):
+    """Writes about a whole transcript, in an attested engine and nowhere else."""
+
+    async def write(self, transcript: Transcript, *, request_id: str) -> Summary | None:
+        """None where the engine has no model that does. Cancelling it ends the request to the engine.
+
+        Raises FailedError for what another try would not mend, TransientError for what it may.
+        """
+
+
+class Summariser(Protocol):
+    """Adds a summary to a result."""
+
+    async def summarise(self, made: JobResult, *, request_id: str, is_last: bool) -> JobResult:
+        """is_last: nobody tries again after this. Raises TransientError where trying again may help."""
 
 
 class Fetched(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from core.program.metrics import Registry
-from proxy.jobs.model import FailureKind, JobStatus, QueueState
+from proxy.jobs.model import FailureKind, JobStatus, QueueState, SummaryMethod
 
 OUTCOMES = ("completed", "downloaded", "postponed", "given_back", "lost", *FailureKind)
 MESSAGES = ("delivered", "postponed", "given_up", "lost")
@@ -28,6 +28,11 @@ class JobsTelemetry:
         self._told = metrics.counter(
             "jobs_webhook_attempts_total", "What came of attempts to deliver a message, by outcome.", "outcome"
         )
+        self._summaries = metrics.counter(
+            "jobs_summaries_total", "Summaries of jobs, by how they were made; none where nothing made one.", "method"
+        )
+        for method in (*SummaryMethod, "none"):
+            self._summaries.labels(method=method)
         for outcome in MESSAGES:
             self._told.labels(outcome=outcome)
         for outcome in OUTCOMES:
@@ -39,6 +44,9 @@ class JobsTelemetry:
         self._ended.labels(outcome=outcome).inc()
         if seconds is not None:
             self._duration.observe(seconds)
+
+    def summarised(self, method: SummaryMethod | None) -> None:
+        self._summaries.labels(method=method or "none").inc()
 
     def told(self, outcome: str) -> None:
         self._told.labels(outcome=outcome).inc()

@@ -32,8 +32,17 @@ from proxy.jobs.errors import (
     VaultError,
 )
 from proxy.jobs.limits import least
-from proxy.jobs.model import BlobSource, Failure, FailureKind, JobStatus, LinkSource, PartPlan, PartReceipt
-from proxy.jobs.ports import Blobs, Engine, Fetcher, Recording, Splitter, Stitcher
+from proxy.jobs.model import (
+    BlobSource,
+    Failure,
+    FailureKind,
+    JobStatus,
+    LinkSource,
+    PartPlan,
+    PartReceipt,
+    SummaryMethod,
+)
+from proxy.jobs.ports import Blobs, Engine, Fetcher, Recording, Splitter, Stitcher, Summariser
 from proxy.jobs.store.notices import QUEUE, Notices, job_topic
 from proxy.jobs.store.queue import MAX_ATTEMPTS, Claim, PartState, Queue
 
@@ -56,18 +65,22 @@ class WorkerObserver(Protocol):
     def ended(self, outcome: str, seconds: float | None) -> None:
         """outcome: completed, the kind of a failure, or why it went back. seconds: since its submission, at its end."""
 
+    def summarised(self, method: SummaryMethod | None) -> None:
+        """A summary was wanted, and made so; None where there is none."""
+
     def store_failed(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a worker works with. fetcher: None where links are not fetched."""
+    """What a worker works with. fetcher: None where links are not fetched. summariser: where there are no summaries."""
 
     blobs: Blobs
     engine: Engine
     splitter: Splitter
     stitcher: Stitcher
     fetcher: Fetcher | None = None
+    summariser: Summariser | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +203,11 @@ class Worker:
         # It may take seconds for hours of speech.
         made = await asyncio.to_thread(self._means.stitcher.stitch, whole, claim.job.options)
         made = replace(made, receipts=_receipts(heard))
+        if claim.job.options.summary and self._means.summariser is not None:
+            request_id = f"{claim.job.id}-summary-{claim.fence}"
+            is_last = claim.job.attempts >= MAX_ATTEMPTS
+            made = await self._means.summariser.summarise(made, request_id=request_id, is_last=is_last)
+            self._observer.summarised(made.summary_method)
         audio_ms = round(made.transcript.duration_s * 1000) - claim.job.options.start_ms
         ended_s = await self._insist(lambda: self._queue.complete(claim, made, audio_ms))
         self._observer.ended(JobStatus.COMPLETED.value, ended_s)

@@ -1,7 +1,7 @@
-"""How does the engine talk to a vLLM server? HTTP over a Unix socket, one request a clip.
+"""How does the engine talk to a vLLM server? HTTP over a Unix socket, one request a clip, or a text.
 
-A call that is cancelled closes its connection, which is how vLLM learns that it may stop. Errors of vLLM's are not
-passed on in its words: they quote the request.
+`VllmConnection` knows what all servers do, `VllmClient` one that hears. A call that is cancelled closes its connection,
+which is how vLLM learns that it may stop. Errors of vLLM's are not passed on in its words: they quote the request.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -55,10 +55,10 @@ SILENCE = Clip(0.0, bytes(SAMPLE_RATE_HZ * BYTES_PER_SAMPLE))
 T = TypeVar("T")
 
 
-class VllmClient:
+class VllmConnection:
     """Calls one vLLM server that serves one model.
 
-    model: its name there. served: whether a clip has been answered yet.
+    model: its name there. served: whether anything but a greeting has been answered yet.
     """
 
     def __init__(self, session: aiohttp.ClientSession, model: str, *, url: str = "http://vllm") -> None:
@@ -67,48 +67,9 @@ class VllmClient:
         self._url = url
         self.served = False
 
-    async def transcribe(self, clip: Clip, options: DecodingOptions) -> ClipTranscript:
-        """Turn one clip into segments with times. Raises BackendError."""
-        route = ROUTES[options.task]
-        answer = await self._ask(route, clip, timestamp_fields(options))
-        transcript = _read(lambda: transcript_from_verbose(answer, clip))
-        if transcript is None:
-            answer = await self._ask(route, clip, text_fields(options))
-            transcript = _read(lambda: transcript_from_text(str(answer["text"]), clip))
-        if all(segment.avg_logprob >= MIN_AVG_LOGPROB for segment in transcript.segments):
-            return transcript
-        # Where text is unlikely: is there speech at all? It takes another pass of the encoder to know.
-        no_speech = (await self._report(clip)).no_speech
-        segments = tuple(replace(segment, no_speech_prob=no_speech) for segment in transcript.segments)
-        return replace(transcript, segments=segments)
-
-    async def stream(self, clip: Clip, options: DecodingOptions) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
-        """Yield the text of one clip token by token, then the whole. Raises BackendError."""
-        reader = StreamReader(clip)
-        async with self._post(ROUTES[options.task], clip, stream_fields(options)) as response:
-            async for data in response.content.iter_any():
-                for piece in _read(partial(reader.feed, data)):
-                    yield TextDelta(piece)
-        if not reader.complete:
-            raise BackendError("vLLM ended a stream before its end")
-        self.served = True
-        yield reader.transcript()
-
-    async def languages(self, clip: Clip) -> Mapping[str, float]:
-        """The probabilities of the likeliest languages. Raises BackendError, also of a vLLM without our plugin."""
-        return (await self._report(clip)).languages
-
-    async def refuse_without_plugin(self) -> None:
-        """Raises BackendError unless the server has our plugin, or where it cannot even hear silence.
-
-        Without it a prompt is not read, keywords are not, and much is made up: silently, so that it has to be asked.
-        """
-        answer = await self._ask(ROUTES[Task.TRANSCRIBE], SILENCE, LANGUAGES_FIELDS)
-        try:
-            _read(lambda: report_from_verbose(answer))
-        except BackendError as exc:
-            raise BackendError("vLLM has to load our plugin: install sottovoce in its environment") from exc
-        self.served = False
+    async def greet(self) -> None:
+        """Have one answer of a server that has just loaded its model. Raises BackendError for one that will not do."""
+        raise NotImplementedError
 
     async def healthy(self) -> bool:
         """Whether the server answers and its engine lives."""
@@ -128,34 +89,89 @@ class VllmClient:
     async def served_models(self) -> tuple[str, ...]:
         """The names under which the server serves its model. Raises BackendError."""
         answer = await self._get("/v1/models")
-        return _read(lambda: tuple(str(model["id"]) for model in json.loads(answer)["data"]))
+        return read(lambda: tuple(str(model["id"]) for model in json.loads(answer)["data"]))
 
-    async def _report(self, clip: Clip) -> Report:
-        answer = await self._ask(ROUTES[Task.TRANSCRIBE], clip, LANGUAGES_FIELDS)
-        return _read(lambda: report_from_verbose(answer))
+    async def ask(self, route: str, **content: Any) -> Json:
+        """Post a body, as aiohttp's options have it; the object that answers it. Raises BackendError."""
+        async with self.posting(route, **content) as response:
+            body = await _body(response)
+        self.served = True
+        return read(lambda: _object(body))
+
+    @asynccontextmanager
+    async def posting(self, route: str, **content: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer to a body while it comes. Raises BackendError."""
+        with _translated():
+            async with self._session.post(
+                f"{self._url}{route}", headers=ONE_CALL, allow_redirects=False, **content
+            ) as response:
+                if response.status != 200:
+                    raise BackendError(f"vLLM refused a request with status {response.status}")
+                yield response
 
     async def _get(self, path: str) -> bytes:
         with _translated():
             async with self._session.get(f"{self._url}{path}", headers=ONE_CALL, allow_redirects=False) as response:
                 return await _body(response)
 
-    async def _ask(self, route: str, clip: Clip, fields: Mapping[str, str]) -> Json:
-        async with self._post(route, clip, fields) as response:
-            body = await _body(response)
-        self.served = True
-        return _read(lambda: _object(body))
 
-    @asynccontextmanager
-    async def _post(self, route: str, clip: Clip, fields: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+class VllmClient(VllmConnection):
+    """Calls one vLLM server that hears."""
+
+    async def transcribe(self, clip: Clip, options: DecodingOptions) -> ClipTranscript:
+        """Turn one clip into segments with times. Raises BackendError."""
+        route = ROUTES[options.task]
+        answer = await self._ask(route, clip, timestamp_fields(options))
+        transcript = read(lambda: transcript_from_verbose(answer, clip))
+        if transcript is None:
+            answer = await self._ask(route, clip, text_fields(options))
+            transcript = read(lambda: transcript_from_text(str(answer["text"]), clip))
+        if all(segment.avg_logprob >= MIN_AVG_LOGPROB for segment in transcript.segments):
+            return transcript
+        # Where text is unlikely: is there speech at all? It takes another pass of the encoder to know.
+        no_speech = (await self._report(clip)).no_speech
+        segments = tuple(replace(segment, no_speech_prob=no_speech) for segment in transcript.segments)
+        return replace(transcript, segments=segments)
+
+    async def stream(self, clip: Clip, options: DecodingOptions) -> AsyncGenerator[TextDelta | ClipTranscript, None]:
+        """Yield the text of one clip token by token, then the whole. Raises BackendError."""
+        reader = StreamReader(clip)
+        async with self.posting(ROUTES[options.task], data=self._form(clip, stream_fields(options))) as response:
+            async for data in response.content.iter_any():
+                for piece in read(partial(reader.feed, data)):
+                    yield TextDelta(piece)
+        if not reader.complete:
+            raise BackendError("vLLM ended a stream before its end")
+        self.served = True
+        yield reader.transcript()
+
+    async def languages(self, clip: Clip) -> Mapping[str, float]:
+        """The probabilities of the likeliest languages. Raises BackendError, also of a vLLM without our plugin."""
+        return (await self._report(clip)).languages
+
+    async def greet(self) -> None:
+        """As of every server. Raises BackendError unless it has our plugin, or where it cannot even hear silence.
+
+        Without it a prompt is not read, keywords are not, and much is made up: silently, so that it has to be asked.
+        """
+        answer = await self._ask(ROUTES[Task.TRANSCRIBE], SILENCE, LANGUAGES_FIELDS)
+        try:
+            read(lambda: report_from_verbose(answer))
+        except BackendError as exc:
+            raise BackendError("vLLM has to load our plugin: install sottovoce in its environment") from exc
+        self.served = False
+
+    async def _report(self, clip: Clip) -> Report:
+        answer = await self._ask(ROUTES[Task.TRANSCRIBE], clip, LANGUAGES_FIELDS)
+        return read(lambda: report_from_verbose(answer))
+
+    async def _ask(self, route: str, clip: Clip, fields: Mapping[str, str]) -> Json:
+        return await self.ask(route, data=self._form(clip, fields))
+
+    def _form(self, clip: Clip, fields: Mapping[str, str]) -> aiohttp.FormData:
         form = aiohttp.FormData({"model": self._model, **fields})
         form.add_field("file", to_wav(clip), filename="clip.wav", content_type="audio/wav")
-        with _translated():
-            async with self._session.post(
-                f"{self._url}{route}", data=form, headers=ONE_CALL, allow_redirects=False
-            ) as response:
-                if response.status != 200:
-                    raise BackendError(f"vLLM refused a clip with status {response.status}")
-                yield response
+        return form
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
@@ -179,7 +195,7 @@ def _translated() -> Iterator[None]:
         raise BackendError("the connection to vLLM failed") from exc
 
 
-def _read(reader: Callable[[], T]) -> T:
+def read(reader: Callable[[], T]) -> T:
     """Read an answer, or raise BackendError: without its cause, which may quote what was heard."""
     try:
         return reader()

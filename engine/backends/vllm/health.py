@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from engine.backends.vllm.client import VllmClient
+from engine.backends.vllm.client import VllmConnection
 
 HEALTH_PERIOD_S = 5.0
 PATIENCE_S = 60.0
@@ -24,7 +24,7 @@ class HealthWatch:
 
     def __init__(
         self,
-        client: VllmClient,
+        client: VllmConnection,
         *,
         name: str,
         period_s: float = HEALTH_PERIOD_S,

@@ -17,26 +17,31 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import aiohttp
 
 from core.errors import BackendError
 from core.program.http.client import open_unix_session
 from engine.backends.surroundings import PATIENT, SEARCH_PATH, gpus
-from engine.backends.vllm.client import CONNECT_S, SILENCE_S, VllmClient
+from engine.backends.vllm.client import CONNECT_S, SILENCE_S, VllmConnection
 from engine.backends.vllm.directories import Directories
 from engine.backends.vllm.health import HEALTH_PERIOD_S, PATIENCE_S, HealthWatch
 from engine.backends.vllm.inside.entry_points import PLUGIN
 from engine.backends.vllm.output import read_causes
-from engine.backends.vllm.text_only import TextOnlyClient
 from engine.speech.whisper import DECODER_TOKENS
 
 START_PERIOD_S = 0.25
 """How often a server that starts is asked whether it serves."""
 CLOSE_S = 10.0
 """How long the API server may take to end its engine process in good order, before both are killed."""
+
+C = TypeVar("C", bound=VllmConnection)
+Connect = Callable[[aiohttp.ClientSession, str], C]
+"""The client of a model, by that name, over a session with its server."""
 
 PLUGINS = (PLUGIN,)
 """The plugins that vLLM loads, for the statement: `VLLM_PLUGINS` lets no other name in, and where that variable decides
@@ -58,13 +63,16 @@ QUIET = {
 }
 """The part of vLLM's environment that decides what it tells and to whom; the statement confesses it."""
 
+STRUCTURED = '{"backend":"xgrammar","disable_any_whitespace":true}'
+"""One that is named refuses what it does not know of a schema; `auto` would choose request by request."""
+
 GPU_SHARE = 0.9
 """The part of a GPU's memory that all servers together take, if nothing else is said."""
 
 
-def gpu_share(models: int) -> float:
-    """What each of the servers of several models takes of the one GPU that they share."""
-    return math.floor(100 * GPU_SHARE / models) / 100
+def gpu_share(models: int, left: float = GPU_SHARE) -> float:
+    """What each of the servers of several models takes of the one GPU that they share. left: what there is for all."""
+    return math.floor(round(100 * left / models, 6)) / 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,8 @@ class Serving:
     """How vLLM runs each of its models; the terms are vLLM's.
 
     text_only: of another family than Whisper (`engine.backends.vllm.text_only`), whose length is its own.
+    max_model_len: how many tokens are read and written at a time; None for as many as the model can.
+    structured: answers can be held to a schema, and have no blanks that it does not ask for.
     dtype: auto keeps a checkpoint's float16 as it is, where bfloat16 would round it.
     max_num_seqs: how many clips are decoded at once; large-v3 keeps 63 GiB for 256 of them, and there is no room for
     twice as many on one GPU. gpu_memory_utilization: the share of a GPU that one server takes, see `gpu_share`.
@@ -81,6 +91,8 @@ class Serving:
 
     device: str = "cuda"
     text_only: bool = False
+    max_model_len: int | None = None
+    structured: bool = False
     dtype: str = "auto"
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 32_768
@@ -94,7 +106,7 @@ class Serving:
         """The flags common to all models."""
         return (
             f"--dtype={self.dtype}",
-            f"--max-model-len={'auto' if self.text_only else DECODER_TOKENS}",
+            f"--max-model-len={self._length}",
             f"--max-num-seqs={self.max_num_seqs}",
             f"--max-num-batched-tokens={self.max_num_batched_tokens}",
             f"--max-num-queued-reqs={self.max_num_queued_reqs}",
@@ -106,12 +118,17 @@ class Serving:
             "--disable-uvicorn-access-log",
             "--uvicorn-log-level=warning",
             "--disable-fastapi-docs",
+            *((f"--structured-outputs-config={STRUCTURED}",) if self.structured else ()),
             *(
                 ("--enforce-eager",)
                 if self.device == "cpu"
                 else (f"--gpu-memory-utilization={self.gpu_memory_utilization}",)
             ),
         )
+
+    @property
+    def _length(self) -> int | str:
+        return self.max_model_len or ("auto" if self.text_only else DECODER_TOKENS)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -128,12 +145,10 @@ class Serving:
         return (*self.flags, *(f"{name}={value}" for name, value in (QUIET | self.variables).items()))
 
 
-class VllmServer:
+class VllmServer(Generic[C]):
     """One `vllm serve`, from its start to its end. Implements `engine.backends.keeper.ModelServer`."""
 
-    def __init__(
-        self, process: Process, directories: Directories, session: aiohttp.ClientSession, client: VllmClient
-    ) -> None:
+    def __init__(self, process: Process, directories: Directories, session: aiohttp.ClientSession, client: C) -> None:
         self._process = process
         self._directories = directories
         self._session = session
@@ -171,11 +186,13 @@ class VllmServer:
         model: str,
         checkpoint: Path,
         serving: Serving,
+        connect: Connect[C],
         *,
         timeout_s: float,
+        idle_timeout_s: float = SILENCE_S,
         health_period_s: float = HEALTH_PERIOD_S,
         patience_s: float = PATIENCE_S,
-    ) -> VllmServer:
+    ) -> VllmServer[C]:
         """Start vLLM and return once it serves. Raises BackendError."""
         try:
             directories = Directories.make()
@@ -189,13 +206,12 @@ class VllmServer:
         except BaseException:
             directories.remove()
             raise
-        session = open_unix_session(directories.socket, connect_timeout_s=CONNECT_S, idle_timeout_s=SILENCE_S)
-        kind = TextOnlyClient if serving.text_only else VllmClient
-        server = cls(process, directories, session, kind(session, model))
+        session = open_unix_session(directories.socket, connect_timeout_s=CONNECT_S, idle_timeout_s=idle_timeout_s)
+        server = cls(process, directories, session, connect(session, model))
         try:
             async with asyncio.timeout(timeout_s):
                 await server._until_healthy()
-                await server.client.refuse_without_plugin()
+                await server.client.greet()
         except TimeoutError as exc:
             await server.close()
             raise BackendError("vLLM did not load its model in time") from exc

@@ -50,8 +50,8 @@ class TextOnlyClient(VllmClient):
         """Raises BackendError: a request that names no language is refused before it comes here."""
         raise BackendError("this model tells no languages")
 
-    async def refuse_without_plugin(self) -> None:
-        """Raises BackendError where the server cannot even hear silence.
+    async def greet(self) -> None:
+        """As of every server. Raises BackendError where it cannot even hear silence.
 
         Our plugin has no part in what this model says, and is not asked for.
         """

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,12 +23,10 @@ import aiohttp
 
 from core.errors import BackendError
 from core.program.http.client import open_session, open_unix_session
-from core.program.run import unwrapped
 from core.transcript.types import Task
-from engine.backends.keeper import Keeper
-from engine.backends.surroundings import find_vllm
 from engine.backends.vllm.client import CONNECT_S, SILENCE_S, VllmClient
-from engine.backends.vllm.health import HEALTH_PERIOD_S, PATIENCE_S, HealthWatch
+from engine.backends.vllm.health import HEALTH_PERIOD_S, HealthWatch
+from engine.backends.vllm.kept import KeptServers, Patience
 from engine.backends.vllm.server import PLUGINS, Serving, VllmServer
 from engine.backends.vllm.text_only import LANGUAGES, TextOnlyClient
 from engine.backends.weights import DirectoryWeights
@@ -67,12 +65,7 @@ class _Vllm:
 class VllmTranscriber(_Vllm):
     """Implements `engine.speech.transcriber.Transcriber` with servers of its own.
 
-    models: for each id the files of a checkpoint as Hugging Face has them, held for as long as servers run.
-    program: the `vllm` executable, of an environment in which our distribution is installed too; None for the image's.
-    start_timeout_s: how long each model may take to load.
-    restart_delay_s: the wait before a server that died is replaced; doubled while none answers a call.
-    health_period_s: how often a server is asked whether it still answers. patience_s: after so long without an answer
-    it is replaced.
+    models, program, patience: as of `engine.backends.vllm.kept.KeptServers`.
     """
 
     sampling: Final = frozenset(
@@ -85,23 +78,11 @@ class VllmTranscriber(_Vllm):
         *,
         program: Path | None = None,
         serving: Serving | None = None,
-        start_timeout_s: float = 900.0,
-        restart_delay_s: float = 0.5,
-        health_period_s: float = HEALTH_PERIOD_S,
-        patience_s: float = PATIENCE_S,
+        patience: Patience | None = None,
     ) -> None:
-        self._program = program
         self._serving = serving or Serving()
-        self._start_timeout_s = start_timeout_s
-        self._health_period_s = health_period_s
-        self._patience_s = patience_s
-        # One after the other on a GPU: what others take of it meanwhile, vLLM counts as its own.
-        on_gpu = self._serving.device != "cpu"
-        self._turn: AbstractAsyncContextManager[object] = asyncio.Lock() if on_gpu else nullcontext()
-        self._keepers = {
-            model: Keeper(self._launcher(model, weights), name=f"the vLLM server of {model}", delay_s=restart_delay_s)
-            for model, weights in models.items()
-        }
+        connect = TextOnlyClient if self._serving.text_only else VllmClient
+        self._servers = KeptServers[VllmClient](models, connect, self._serving, program=program, patience=patience)
 
     @property
     def component(self) -> Component:
@@ -113,54 +94,20 @@ class VllmTranscriber(_Vllm):
 
     @property
     def ready(self) -> bool:
-        servers = [keeper.current for keeper in self._keepers.values()]
-        return bool(servers) and all(server is not None and server.healthy for server in servers)
+        return self._servers.ready
 
-    def server(self, model: str) -> VllmServer:
+    def server(self, model: str) -> VllmServer[VllmClient]:
         """The server of a model, for tests that look at its processes. Raises BackendError."""
-        keeper = self._keepers.get(model)
-        if keeper is None:
-            raise BackendError("vLLM does not serve this model")
-        if keeper.current is None or not keeper.current.alive:
-            raise BackendError("the vLLM server is not running")
-        return keeper.current
+        return self._servers.server(model)
 
     async def start(self) -> None:
-        try:
-            await unwrapped(self._start_servers())
-        except BackendError as exc:
-            await self.close()
-            raise BackendError(f"a vLLM server did not start: {exc}") from exc
-        except BaseException:
-            await self.close()
-            raise
-
-    async def _start_servers(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for keeper in self._keepers.values():
-                group.create_task(keeper.start())
+        await self._servers.start()
 
     async def close(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for keeper in self._keepers.values():
-                group.create_task(keeper.close())
+        await self._servers.close()
 
     def _client(self, model: str) -> VllmClient:
         return self.server(model).client
-
-    def _launcher(self, model: str, weights: DirectoryWeights) -> Callable[[], Awaitable[VllmServer]]:
-        async def launch() -> VllmServer:
-            program = find_vllm(self._program)
-            async with self._turn:
-                await weights.check()
-                return await VllmServer.launch(
-                    *(program, model, weights.directory, self._serving),
-                    timeout_s=self._start_timeout_s,
-                    health_period_s=self._health_period_s,
-                    patience_s=self._patience_s,
-                )
-
-        return launch
 
 
 class AttachedVllm(_Vllm):
@@ -230,7 +177,7 @@ class AttachedVllm(_Vllm):
                 served = await client.served_models()
                 if served and self._model not in served:
                     client = kind(self._session, served[0], url=base)
-                await client.refuse_without_plugin()
+                await client.greet()
         except TimeoutError as exc:
             await self.close()
             raise BackendError("the attached vLLM server does not answer") from exc

@@ -2,7 +2,7 @@
 
 All that is not over is `processing`. Speakers are `SPEAKER_00`, `SPEAKER_01` as they begin to speak, and are called
 "Speaker 1" where nobody has given them a name: what they are, host or guest, nobody here can know. A summary says how
-it was made: `extractive` is of sentences that were said (`proxy.jobs.extracts`).
+it was made: `model` with the model's name, or `extractive`, out of sentences that were said (`proxy.jobs.extracts`).
 """
 
 from __future__ import annotations
@@ -63,8 +63,15 @@ def _completed(told: Job, result: JobResult) -> dict[str, Any]:
         "speakers": _speakers(transcript) if options.diarize else [],
         "summary": result.summary,
         "topics": list(result.topics),
-        **({} if result.summary is None else {"summary_method": result.summary_method or "extractive"}),
+        **_method(result),
     }
+
+
+def _method(result: JobResult) -> Json:
+    if result.summary_method is None:
+        return {}
+    named = {} if result.summary_model is None else {"summary_model": result.summary_model}
+    return {"summary_method": result.summary_method, **named}
 
 
 def _speakers(transcript: Transcript) -> list[Json]:

@@ -55,7 +55,10 @@ def parse_options(fields: Mapping[str, Any], can: Capabilities) -> JobOptions:
         raise bad("word_timestamps is not available: the engine in use does not time words.")
     summary = parse_flag(fields, "summary", default=False)
     if summary and not can.summary:
-        raise bad("summary is not available: nothing here makes one. The proxy's extra `summaries` does.")
+        raise bad(
+            "summary is not available: the engine in use has no model that writes one, and the proxy's extra "
+            "`summaries` is not installed."
+        )
     if webhook := fields.get("webhook_url"):
         _check_link("webhook_url", webhook)
     extra = {} if code is None or is_heard(code) else {ASKED_LANGUAGE: code}

@@ -117,7 +117,10 @@ def check_capabilities(submission: Submission, capabilities: Capabilities) -> No
         if getattr(submission, name) and not getattr(capabilities, name):
             raise RequestError(f"The engine has no {name}.", param=name, code="unsupported_parameter")
     if submission.summary and not capabilities.summary:
-        sentence = "summary is not available: the proxy's extra `summaries` is not installed."
+        sentence = (
+            "summary is not available: the engine has no model that writes one, and the proxy's extra `summaries` is "
+            "not installed."
+        )
         raise RequestError(sentence, param="summary", code="unsupported_parameter")
     try:
         submission.check(capabilities)

@@ -125,6 +125,7 @@ def _json(result: JobResult) -> str:
         "summary": result.summary,
         "topics": list(result.topics),
         "summary_method": result.summary_method,
+        "summary_model": result.summary_model,
         "redacted": {kind.value: count for kind, count in result.redacted.items()},
     }
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

@@ -9,6 +9,7 @@ import pytest
 
 from core.errors import BackendError
 from engine.backends.choose import Backend
+from engine.backends.vllm.kept import Patience
 from engine.backends.vllm.transcriber import VllmTranscriber
 from engine.speech.transcriber import Component
 from engine.types import Detail
@@ -21,7 +22,7 @@ from tests.waiting import until
 
 def recogniser(checkpoint: Checkpoint, tmp_path: Path) -> VllmTranscriber:
     program = write_program(tmp_path / "vllm")
-    return VllmTranscriber({"nano": checkpoint.weights}, program=program, restart_delay_s=0)
+    return VllmTranscriber({"nano": checkpoint.weights}, program=program, patience=Patience(restart_delay_s=0))
 
 
 async def test_an_analyser_starts_once_the_recogniser_serves(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_model_is_retrieved_in_openais_shape() -> None:
     assert two.retrieve_body("whisper-1") == (
         b'{"id":"whisper-1","object":"model","created":1700000000,"owned_by":"sottovoce",'
         b'"root":"openai/whisper-large-v3","tasks":["transcribe","translate"],"languages":["de","en"],'
-        b'"details":["logprobs","words"],"speakers":null}'
+        b'"details":["logprobs","words"],"speakers":null,"summaries":null}'
     )
     assert json.loads(CATALOGUE.retrieve_body("openai/whisper-large-v3"))["id"] == "openai/whisper-large-v3"
     assert json.loads(PLAIN.retrieve_body("plain"))["tasks"] == ["transcribe"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from core.transcript.types import Segment, Task, Transcript
 from proxy.jobs.errors import FailedError
 from proxy.jobs.limits import check_length
-from proxy.jobs.model import Capabilities, JobOptions, PartPlan, Plan, QueueState, Receipt
+from proxy.jobs.model import Capabilities, JobOptions, PartPlan, Plan, QueueState, Receipt, SummaryMethod
 from proxy.jobs.parts import WholeContent
 from proxy.jobs.ports import Heard, PartContent, Recording
 
@@ -120,12 +120,16 @@ class Watcher:
     """Counts, as `JobsObserver`."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
+    summaries: Counter[SummaryMethod | None] = field(default_factory=Counter)
     store_failures: int = 0
     sweeps: Counter[str] = field(default_factory=Counter)
     state: QueueState | None = None
 
     def ended(self, outcome: str, seconds: float | None) -> None:
         self.outcomes[outcome] += 1
+
+    def summarised(self, method: SummaryMethod | None) -> None:
+        self.summaries[method] += 1
 
     def store_failed(self) -> None:
         self.store_failures += 1

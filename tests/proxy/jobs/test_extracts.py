@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
-from core.transcript.types import Task, Transcript
-from proxy.jobs.extracts import MAX_SENTENCES, MAX_TOPICS, Extracting, summary_of, topics_of
-from proxy.jobs.model import JobOptions, JobResult, PartPlan
+from proxy.jobs.extracts import MAX_SENTENCES, MAX_TOPICS, extract, summary_of, topics_of
+from proxy.jobs.model import SummaryMethod
 
 TALK = (
     "Hello and welcome. The future of artificial intelligence is bright. It rains. "
     "Artificial intelligence changes the future of our work. Thank you."
 )
-
-
-def transcript(text: str) -> Transcript:
-    return Transcript(Task.TRANSCRIBE, "en", 10.0, text, ())
-
-
-@dataclass(frozen=True, slots=True)
-class First:
-    """A stitcher of one part."""
-
-    summary: str | None = None
-
-    def stitch(self, parts: list[tuple[PartPlan, Transcript]], _: JobOptions) -> JobResult:
-        return JobResult(parts[0][1], summary=self.summary)
-
-
-def stitched(options: JobOptions, summary: str | None = None) -> JobResult:
-    return Extracting(First(summary)).stitch([(PartPlan(0), transcript(TALK))], options)  # type: ignore[arg-type]
 
 
 def test_a_summary_is_a_sentence_that_was_said() -> None:
@@ -67,15 +46,12 @@ def test_languages_without_lists_of_words_have_both_too(text: str, language: str
     assert isinstance(topics_of(text, language), tuple)
 
 
-def test_what_is_not_asked_for_is_not_made() -> None:
-    assert stitched(JobOptions()) == JobResult(transcript(TALK))
+def test_a_long_talk_is_read_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.jobs.extracts.MAX_CHARS", len("Hello and welcome."))
+    assert extract(TALK, "en").text == "Hello and welcome."
 
 
-def test_what_is_asked_for_is_added() -> None:
-    made = stitched(JobOptions(summary=True))
-    assert made.summary in TALK  # type: ignore[operator]
+def test_it_is_told_how_it_was_made() -> None:
+    made = extract(TALK, "en")
+    assert (made.method, made.model) == (SummaryMethod.EXTRACTIVE, None)
     assert made.topics
-
-
-def test_a_summary_that_a_model_wrote_stays() -> None:
-    assert stitched(JobOptions(summary=True), "Written.").summary == "Written."

@@ -32,6 +32,8 @@ class FakeVllm:
     events: what a streamed request gets. cancelled: how many requests were hung up on while they were `held`.
     greeting: what the first request gets, with which an engine asks whether our plugin is there; it is in no list.
     greeted: whether that request has come.
+    written: the content that a chat is answered with, by its body; finish: why it ended. A token is a word.
+    bodies: of chats, but for the greeting, and what was counted.
     """
 
     answer: Callable[[Form], Any] = lambda _: {"text": " hello", "segments": []}
@@ -49,6 +51,10 @@ class FakeVllm:
     cancelled: int = 0
     greeting: Any = field(default_factory=lambda: {"segments": [{"text": "<|en|>", "start": 0.0, "end": 18.0}]})
     greeted: bool = False
+    written: Callable[[dict[str, Any]], str | None] = lambda _: '{"summary":"hm","topics":["hm"]}'
+    finish: str = "stop"
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    counted: list[dict[str, Any]] = field(default_factory=list)
 
     @asynccontextmanager
     async def listening(self, socket: Path) -> AsyncIterator[None]:
@@ -56,6 +62,8 @@ class FakeVllm:
         app = web.Application(client_max_size=2 << 20)
         app.router.add_post("/v1/audio/transcriptions", self._take)
         app.router.add_post("/v1/audio/translations", self._take)
+        app.router.add_post("/v1/chat/completions", self._write)
+        app.router.add_post("/tokenize", self._count)
         app.router.add_get("/{tail:.*}", self._tell)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
@@ -78,6 +86,21 @@ class FakeVllm:
         if self.status != 200:
             return web.json_response({"error": {"message": "secret words"}}, status=self.status)
         return await self._stream(request) if "stream" in form else web.json_response(self.answer(form))
+
+    async def _write(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.bodies.append(body)
+        self.headers.append(dict(request.headers))
+        if self.hold:
+            await self._wait()
+        if self.status != 200:
+            return web.json_response({"error": {"message": "secret words"}}, status=self.status)
+        return web.json_response(chat(self.written(body), self.finish))
+
+    async def _count(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.counted.append(body)
+        return web.json_response({"count": len(str(body["messages"]).split()), "tokens": []})
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -110,6 +133,12 @@ class FakeVllm:
             assert isinstance(part, BodyPartReader)
             form[part.name or ""] = bytes(await part.read()) if part.name == "file" else await part.text()
         return form
+
+
+def chat(content: str | None, finish: str = "stop") -> dict[str, Any]:
+    """An answer to a chat, as vLLM writes it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish}
+    return {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}}
 
 
 def event(**fields: Any) -> bytes:
@@ -185,14 +214,21 @@ class Handler(BaseHTTPRequestHandler):
     greeted = False
 
     def do_POST(self) -> None:
-        """Have our plugin, and die in the middle of a request, when a clip arrives."""
+        """Have our plugin, and die in the middle of a request, when a clip arrives; write what any chat is answered."""
+        if self.path in ("/tokenize", "/v1/chat/completions"):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer({"count": 9} if self.path == "/tokenize" else chat('{"summary":"hm","topics":["hm"]}'))
+            return
         if Handler.greeted:
             os._exit(9)
         Handler.greeted = True
         self.rfile.read(int(self.headers["Content-Length"]))
         stock = json.loads((place() / "behaviour.json").read_text()).get("stock")
         name = " hm" if stock else "<|en|>"
-        answer = json.dumps({"segments": [{"text": name, "start": 0.0, "end": 18.0}]}).encode()
+        self._answer({"segments": [{"text": name, "start": 0.0, "end": 18.0}]})
+
+    def _answer(self, value: Any) -> None:
+        answer = json.dumps(value).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()

@@ -51,12 +51,7 @@ class VllmEngine:
 
     def server(self) -> Server:
         """The server that runs now; it may be another than a while ago."""
-        engine = self.program.process.pid
-        for child in Path(f"/proc/{engine}/task/{engine}/children").read_text().split():
-            for argument in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
-                if argument.startswith(b"--uds="):
-                    return Server(int(child), Path(os.fsdecode(argument.removeprefix(b"--uds="))))
-        raise AssertionError("the engine has no vLLM now")
+        return server_of(self.program)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +67,21 @@ class Server:
         return self.socket.parent
 
 
+def server_of(engine: Program) -> Server:
+    """The only server of an engine."""
+    pid = engine.process.pid
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        for argument in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
+            if argument.startswith(b"--uds="):
+                return Server(int(child), Path(os.fsdecode(argument.removeprefix(b"--uds="))))
+    raise AssertionError("the engine has no vLLM now")
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
     directory = tmp_path_factory.mktemp("vllm")
     printed = directory / "printed"
-    vllm = _telling(find_vllm(), directory, printed)
+    vllm = telling(find_vllm(), directory, printed)
     checkpoint = shutil.copytree(CHECKPOINT, directory / "nano")
     model = ("--model", f"nano={checkpoint}", "--backend", "vllm", "--allow-vllm-program", str(vllm))
     arguments = ("serve", "--insecure-evidence", "--sampling-fields", *model)
@@ -91,7 +96,7 @@ async def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
         await running.stop()  # in good order, so that nothing stays behind in memory
 
 
-def _telling(vllm: Path, directory: Path, printed: Path) -> Path:
+def telling(vllm: Path, directory: Path, printed: Path) -> Path:
     """A program that is vLLM and also writes down what it prints, with the Python of its environment beside it."""
     real, python, log = (shlex.quote(str(path.absolute())) for path in (vllm, vllm.with_name("python"), printed))
     scripts = {

@@ -160,7 +160,12 @@ async def test_no_cache_is_shared_between_requests(vllm_engine: VllmEngine, tran
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the sockets of processes that hide")
 def test_nothing_of_it_listens_to_another_machine(vllm_engine: VllmEngine) -> None:
-    held = {file for pid in descendants(vllm_engine.program.process.pid) for file in open_files(pid)}
+    listens_to_this_machine_alone(vllm_engine.program.process.pid)
+
+
+def listens_to_this_machine_alone(engine: int) -> None:
+    """Check a process and all that it has started."""
+    held = {file for pid in descendants(engine) for file in open_files(pid)}
     rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
     listening = {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in held}
     loopback = {address for address in listening if address.startswith(("0100007F:", f"{'0' * 24}01000000:"))}

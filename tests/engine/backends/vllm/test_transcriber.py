@@ -26,6 +26,7 @@ from engine.backends.vllm import server as vllm_server
 from engine.backends.vllm.directories import Directories
 from engine.backends.vllm.inside.entry_points import REFUSAL
 from engine.backends.vllm.inside.prompt import UNTIMED, Wanted
+from engine.backends.vllm.kept import Patience
 from engine.backends.vllm.server import Serving, VllmServer
 from engine.backends.vllm.transcriber import AttachedVllm, VllmTranscriber
 from engine.backends.weights import DirectoryWeights, held
@@ -316,7 +317,7 @@ async def test_a_server_that_cannot_hear_is_not_said_to_lack_our_plugin(socket: 
     fake = FakeVllm(status=status, greeted=True)
     transcriber = AttachedVllm("nano", uds=socket)
     async with fake.listening(socket):
-        with pytest.raises(BackendError, match=f"refused a clip with status {status}"):
+        with pytest.raises(BackendError, match=f"refused a request with status {status}"):
             await transcriber.start()
     assert not transcriber.ready
 
@@ -348,7 +349,7 @@ def program(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def transcriber(checkpoint: Checkpoint, program: Path) -> AsyncIterator[VllmTranscriber]:
-    made = VllmTranscriber({"nano": checkpoint.weights}, program=program, restart_delay_s=0)
+    made = VllmTranscriber({"nano": checkpoint.weights}, program=program, patience=Patience(restart_delay_s=0))
     await made.start()
     yield made
     await made.close()
@@ -447,7 +448,7 @@ async def test_while_a_server_is_replaced_calls_fail_and_the_backend_is_not_read
 
 async def test_what_was_digested_is_loaded_now_and_after_a_restart(checkpoint: Checkpoint, program: Path) -> None:
     (checkpoint.model / "model.safetensors").write_text("planted")
-    transcriber = VllmTranscriber({"nano": checkpoint.weights}, program=program, restart_delay_s=0)
+    transcriber = VllmTranscriber({"nano": checkpoint.weights}, program=program, patience=Patience(restart_delay_s=0))
     await transcriber.start()
     first = checkpoint.seen
     shutil.rmtree(checkpoint.model)
@@ -475,7 +476,7 @@ async def test_a_copy_that_was_changed_is_not_loaded(
 async def test_a_server_that_lives_but_does_not_answer_is_not_ready(
     checkpoint: Checkpoint, program: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = VllmTranscriber({"nano": checkpoint.weights}, program=program, health_period_s=0.01)
+    made = VllmTranscriber({"nano": checkpoint.weights}, program=program, patience=Patience(health_period_s=0.01))
     await made.start()
     monkeypatch.setattr("engine.backends.vllm.client.HEALTH_S", 0.2)
     try:
@@ -495,7 +496,9 @@ async def test_a_server_that_never_answers_again_is_replaced(
     checkpoint: Checkpoint, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = VllmTranscriber(
-        {"nano": checkpoint.weights}, program=program, restart_delay_s=0, health_period_s=0.01, patience_s=0.5
+        {"nano": checkpoint.weights},
+        program=program,
+        patience=Patience(restart_delay_s=0, health_period_s=0.01, unhealthy_s=0.5),
     )
     await made.start()
     monkeypatch.setattr("engine.backends.vllm.client.HEALTH_S", 0.2)
@@ -514,7 +517,7 @@ async def test_a_server_that_never_answers_again_is_replaced(
 async def test_a_restart_for_which_there_is_no_room_is_tried_again(
     checkpoint: Checkpoint, program: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    made = VllmTranscriber({"nano": checkpoint.weights}, program=program, restart_delay_s=0)
+    made = VllmTranscriber({"nano": checkpoint.weights}, program=program, patience=Patience(restart_delay_s=0))
     await made.start()
     failures = 0
 
@@ -616,7 +619,7 @@ async def test_of_several_servers_all_are_ended_when_one_cannot_start(
 
 async def test_a_server_that_never_answers_is_given_up(checkpoint: Checkpoint, program: Path) -> None:
     checkpoint.behave(deaf=True)
-    transcriber = VllmTranscriber({"nano": checkpoint.weights}, program=program, start_timeout_s=100)
+    transcriber = VllmTranscriber({"nano": checkpoint.weights}, program=program, patience=Patience(start_s=100))
     starting = asyncio.ensure_future(transcriber.start())  # noqa: TID251
     await until((checkpoint.directory / "seen.json").exists)
     time_passes(100)

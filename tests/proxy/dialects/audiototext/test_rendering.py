@@ -11,7 +11,17 @@ from core.transcript.types import Segment, Speaker, Task, Transcript, Word
 from proxy.dialects.audiototext import rendering
 from proxy.dialects.audiototext.errors import FAILURES, STATUSES, AudioToTextError, Code, no_credits
 from proxy.dialects.languages import NAMES
-from proxy.jobs.model import Failure, FailureKind, Job, JobOptions, JobResult, JobStatus, Meter, PlanTerms
+from proxy.jobs.model import (
+    Failure,
+    FailureKind,
+    Job,
+    JobOptions,
+    JobResult,
+    JobStatus,
+    Meter,
+    PlanTerms,
+    SummaryMethod,
+)
 from tests.proxy.dialects.scriptivox.test_rendering import NEW
 
 DONE = replace(
@@ -36,6 +46,7 @@ RESULT = JobResult(
     ),
     summary="They greet.",
     topics=("greetings",),
+    summary_method=SummaryMethod.EXTRACTIVE,
 )
 
 
@@ -85,8 +96,14 @@ def test_segments_have_no_times_where_none_are_wanted() -> None:
     assert told["segments"][0] == {"text": "Hello and welcome.", "speaker": None, "confidence": 0.98}
 
 
+def test_a_summary_that_a_model_wrote_names_it() -> None:
+    written = replace(RESULT, summary_method=SummaryMethod.MODEL, summary_model="instruct")
+    told = rendering.job(DONE, written, segments=False)
+    assert (told["summary_method"], told["summary_model"]) == ("model", "instruct")
+
+
 def test_a_job_without_a_summary_has_null_and_no_topics() -> None:
-    told = rendering.job(DONE, replace(RESULT, summary=None, topics=()), segments=False)
+    told = rendering.job(DONE, replace(RESULT, summary=None, topics=(), summary_method=None), segments=False)
     assert (told["summary"], told["topics"], "summary_method" in told) == (None, [], False)
 
 

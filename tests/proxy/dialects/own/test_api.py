@@ -13,12 +13,13 @@ import jsonschema
 import numpy as np
 import pytest
 
+from attestation.statement import SUMMARIES, Component, LoadedModel
 from proxy.app import RunningProxy
 from proxy.jobs.vault import KeyFile
 from proxy.sender import StartError
 from tests.core.media.sounds import wav
 from tests.proxy.conftest import StartProxy, url_of
-from tests.proxy.fake_engine import JSON_HEADERS, FakeEngine, Reply, Script, outer
+from tests.proxy.fake_engine import CONFIG, JSON_HEADERS, FakeEngine, Reply, Script, outer
 from tests.waiting import until
 
 SPEC = json.loads((files("proxy.dialects.own") / "openapi.json").read_text())
@@ -207,6 +208,86 @@ async def test_a_summary_is_of_what_was_said_and_says_so(app: aiohttp.ClientSess
         result = await answer.json()
     fits(result, "Result")
     assert (result["summary"], result["summary_method"]) == ("Good morning.", "extractive")
+    assert len(engine.received) == 1, "an engine without a model is not asked for one"
+
+
+WRITER = Component(SUMMARIES, (), attached=False, plugins=(), models=(LoadedModel("instruct", "cd" * 32),))
+
+
+async def summary(reply: Reply) -> Any:
+    await reply.head()
+    told = {"object": "summary", "model": "instruct", "summary": "A greeting.", "topics": ["mornings"], "usage": {}}
+    await reply.content(json.dumps(told).encode())
+    return await reply.end()
+
+
+async def result_of(app: aiohttp.ClientSession, job: dict[str, Any]) -> dict[str, Any]:
+    assert (await over(app, job))["status"] == "completed"
+    async with app.get(f"/v1/jobs/{job['id']}/result") as answer:
+        result: dict[str, Any] = await answer.json()
+    fits(result, "Result")
+    return result
+
+
+@pytest.fixture
+def without_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra `summaries` is not installed."""
+    monkeypatch.setattr("proxy.dialects.serving._extract", lambda: None)
+
+
+async def until_taken(app: aiohttp.ClientSession) -> dict[str, Any]:
+    """A job that asks for a summary, once the engine has proved itself."""
+    taken: list[dict[str, Any]] = []
+
+    async def is_taken() -> bool:
+        async with app.post("/v1/jobs", data=form(summary="true")) as answer:
+            if answer.status == 201:
+                taken.append(await answer.json())
+            return answer.status == 201
+
+    await until(is_taken)
+    return taken[0]
+
+
+async def test_a_summary_is_the_models_where_the_statement_names_one(
+    without_extra: None, start_proxy: StartProxy, engine: FakeEngine, options: dict[str, Any]
+) -> None:
+    engine.config_changes["components"] = (*CONFIG.components, WRITER)
+    engine.scripts.extend([Script(play=verbose), Script(play=summary)])
+    async with start_proxy(**options) as running, aiohttp.ClientSession(url_of(running)) as app:
+        result = await result_of(app, await until_taken(app))
+    told = [result[name] for name in ("summary", "topics", "summary_method", "summary_model")]
+    assert told == ["A greeting.", ["mornings"], "model", "instruct"]
+    asked = engine.received[-1]
+    assert asked.head is not None
+    assert (asked.head.method, asked.head.path) == ("POST", "/v1/summaries")
+    assert json.loads(asked.content) == {"segments": [{"text": " Good morning."}], "language": "en"}
+    assert b"Good morning" not in b"".join(str(header).encode() for header in asked.outer_headers)
+
+
+@pytest.mark.parametrize("status", [400, 404, 413])
+async def test_a_model_that_refuses_costs_no_more_than_the_summary_of_its_own(
+    start_proxy: StartProxy, engine: FakeEngine, options: dict[str, Any], status: int
+) -> None:
+    engine.config_changes["components"] = (*CONFIG.components, WRITER)
+    engine.scripts.extend([Script(play=verbose), refusing(status, "no")])
+    async with start_proxy(**options) as running, aiohttp.ClientSession(url_of(running)) as app:
+        result = await result_of(app, await submitted(app, summary="true"))
+    assert (result["summary"], result["summary_method"], result["summary_model"]) == (
+        *("Good morning.", "extractive"),
+        None,
+    )
+
+
+async def test_without_a_model_and_without_the_extra_a_summary_is_refused(
+    without_extra: None, start_proxy: StartProxy, options: dict[str, Any]
+) -> None:
+    async with (
+        start_proxy(**options) as running,
+        aiohttp.ClientSession(url_of(running)) as app,
+        app.post("/v1/jobs", data=form(summary="true")) as answer,
+    ):
+        assert await refused(answer) == (400, "unsupported_parameter", "summary")
 
 
 async def test_channels_are_heard_one_by_one(
