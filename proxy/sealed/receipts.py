@@ -151,7 +151,7 @@ class _Prefixes:
 
 
 class LiveWitness:
-    """What was sent and received of one live session. It takes 64 bytes for each tenth of a second."""
+    """What was sent and received of one live session. It takes 32 bytes for each frame."""
 
     def __init__(self) -> None:
         self._up = _Prefixes()

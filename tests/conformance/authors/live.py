@@ -162,7 +162,7 @@ def _receipts() -> Iterator[dict[str, Any]]:
         ("a second receipt", RECEIPT + RECEIPT + end()),
     ):
         yield _of(says, MALFORMED, [HEAD], [frame])
-    yield _of("a receipt, which the caller has none to give", MALFORMED, [HEAD], [RECEIPT + end()], **GATEWAY)
+    yield _of("a receipt, which the caller has none to give", MALFORMED, [HEAD], [RECEIPT], **GATEWAY)
 
 
 def _post_quantum() -> Iterator[dict[str, Any]]:
