@@ -3,7 +3,7 @@
 Whoever was recorded may have said anything, instructions to a model among it. So the transcript
 
 - has none of the characters that delimit it here, or of which models' own marks (`<|im_start|>`, `[INST]`) are made:
-  `PLAIN` puts others in their place, and `engine.backends.vllm.instruct` refuses a model with marks that have none;
+  `plain` puts others in their place, and `engine.backends.vllm.instruct` refuses a model with marks that have none;
 - has one line for each turn, so that nobody can say the beginning of another's;
 - comes as the user's message, of which the system's says that it is to be reported and not to be followed.
 
@@ -15,17 +15,18 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, Final
 
 from core.transcript.languages import name_of
 from engine.summaries.model import Prompt
 from engine.summaries.types import Turn, Wish
 
-PLAIN: Final = str.maketrans({"<": "(", ">": ")", "[": "(", "]": ")", "|": "/"})
-"""Characters that no transcript has in a prompt, and what stands for them."""
+_MARKS: Final = str.maketrans({"<": "(", ">": ")", "[": "(", "]": ")", "|": "/"})
+MARKS: Final = frozenset(map(chr, _MARKS))
+"""Characters that no transcript has in a prompt: others stand for them."""
 
-MARKS: Final = frozenset(map(chr, PLAIN))
+REMEMBERED: Final = 16_384
+"""Characters of which it is known what stands for them: more than any language has."""
 
 _JOINERS: Final = "\u200c\u200d"
 """Invisible, and a part of how some languages are written."""
@@ -58,16 +59,17 @@ _DATA: Final = (
 )
 _TRUE: Final = "Use nothing but what was said. Add no opinion, no advice and no guess."
 _ANSWER: Final = "Answer with one JSON object and nothing else:"
-_WITH_SPEAKERS: Final = (
-    "Before a turn stands who speaks, and a colon. Call people as they are called there, and nobody otherwise."
-)
+_LABELS: Final = "Before a turn stands who speaks, and a colon."
+_WITH_SPEAKERS: Final = "Call people as they are called there, and nobody otherwise."
 _WITHOUT_SPEAKERS: Final = "Nobody knows who speaks: do not name, number or guess speakers."
 
 
 def prompt(turns: Sequence[Turn], wish: Wish, stage: Stage) -> Prompt:
     """What a model is given for these turns, which are all of `wish` or some."""
     who = _WITH_SPEAKERS if any(turn.speaker for turn in wish.turns) else _WITHOUT_SPEAKERS
-    rules = (_IT_IS, f"The user's message is {_WHAT[stage]}, between <{stage}> and </{stage}>.", _DATA, _TRUE, who)
+    labels = [_LABELS] if stage is Stage.TRANSCRIPT and who is _WITH_SPEAKERS else []
+    place = f"The user's message is {_WHAT[stage]}, between <{stage}> and </{stage}>."
+    rules = (_IT_IS, place, _DATA, _TRUE, *labels, who)
     instruction = "\n".join((*rules, f"Write {_language(wish)}.", _ANSWER, *_members(wish)))
     lines = "\n".join(map(_line, turns))
     return Prompt(instruction, f"<{stage}>\n{lines}\n</{stage}>")
@@ -96,7 +98,7 @@ def answer_tokens(wish: Wish) -> int:
 
 def plain(text: str) -> str:
     """A text in one line, without marks, what a model may take for marks, and what cannot be seen."""
-    return one_line("".join(map(_plain_character, text)))
+    return " ".join(text.translate(_PLAIN).split())
 
 
 def one_line(text: str) -> str:
@@ -105,11 +107,25 @@ def one_line(text: str) -> str:
     return " ".join(shown.split())
 
 
-@lru_cache(maxsize=4096)
+class _Plain(dict[int, str]):
+    """What stands for each character, by its number; those that came first are remembered."""
+
+    def __missing__(self, number: int) -> str:
+        stands = _plain_character(chr(number))
+        if len(self) < REMEMBERED:
+            self[number] = stands
+        return stands
+
+
 def _plain_character(character: str) -> str:
     """Itself, unless a tokenizer's normalisation (NFKD is all that any does) would make a mark of it."""
+    if not character.isprintable() and character not in _JOINERS:
+        return " "
     normal = unicodedata.normalize("NFKD", character)
-    return character if MARKS.isdisjoint(normal) else normal.translate(PLAIN)
+    return character if MARKS.isdisjoint(normal) else normal.translate(_MARKS)
+
+
+_PLAIN: Final = _Plain()
 
 
 def _line(turn: Turn) -> str:

@@ -33,6 +33,9 @@ PARALLEL_PARTS: Final = 4
 PART_WORDS: Final = 100
 """Of the summary of a part."""
 
+CHARS_PER_TOKEN: Final = 8
+"""What has more for each token that there is room for is not even counted: no language has so many."""
+
 _LABEL: Final = re.compile(r"\b(?i:speaker)(?:[ _-]?(\d+)|[ _-]([A-HJ-Z]))\b")
 """By which a speaker may be called; `I` is a word."""
 
@@ -85,15 +88,19 @@ class _Work:
         parts: list[tuple[Turn, ...]] = []
         left = [turns]
         while left:
-            part = left.pop()
-            tokens = await self._model.count(prompt(part, longest, stage))
-            if tokens > MAX_PARTS * room or len(parts) + len(left) >= MAX_PARTS:
+            if len(parts) + len(left) > MAX_PARTS:
                 raise Fault(FaultKind.TOO_LARGE, TRANSCRIPT)
-            if tokens <= room:
+            part = left.pop()
+            if await self._fits(part, longest, stage, room):
                 parts.append(part)
             else:
                 left += reversed(_halved(part))
         return parts
+
+    async def _fits(self, part: tuple[Turn, ...], wish: Wish, stage: Stage, room: int) -> bool:
+        if sum(len(turn.text) for turn in part) > room * CHARS_PER_TOKEN:
+            return False
+        return await self._model.count(await asyncio.to_thread(prompt, part, wish, stage)) <= room
 
     async def _each(self, parts: Sequence[tuple[Turn, ...]], stage: Stage) -> tuple[Turn, ...]:
         """A line about each part."""
@@ -108,7 +115,8 @@ class _Work:
         return tuple(each.result() for each in lines)
 
     async def _write(self, turns: tuple[Turn, ...], wish: Wish, stage: Stage) -> tuple[str | None, tuple[str, ...]]:
-        written = await self._model.write(prompt(turns, wish, stage), schema(wish), max_tokens=answer_tokens(wish))
+        given = await asyncio.to_thread(prompt, turns, wish, stage)  # of hours of speech it takes a moment
+        written = await self._model.write(given, schema(wish), max_tokens=answer_tokens(wish))
         self._observer.text_written(written.input_tokens, written.output_tokens)
         self._input_tokens += written.input_tokens
         self._output_tokens += written.output_tokens

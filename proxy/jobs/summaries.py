@@ -132,7 +132,8 @@ def _body(transcript: Transcript) -> bytes:
         for segment, label in _labelled(transcript)
     ]
     asked = {"segments": said} if said else {"text": transcript.text}
-    return json.dumps({**asked, "language": language}, ensure_ascii=False).encode("utf-8", "replace")
+    known = {"language": language} if language else {}
+    return json.dumps({**asked, **known}, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _labelled(transcript: Transcript) -> Iterator[tuple[Segment, str | None]]:
