@@ -33,16 +33,15 @@ _ORPHAN_MS: Final = HOUR_MS
 
 _FAILURES: Final[Mapping[JobStatus, FailureKind]] = {
     JobStatus.CREATED: FailureKind.CREATED_TIMEOUT,
-    JobStatus.DOWNLOADING: FailureKind.DOWNLOAD_TIMEOUT,
     JobStatus.PENDING: FailureKind.ENGINE_FAILED,
-    JobStatus.PROCESSING: FailureKind.PROCESSING_TIMEOUT,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Periods:
-    """deadlines_ms: how long a job may be in a state. audio_ms: how long a recording is kept after its job's end.
+    """deadlines_ms: how long a job may wait in a state; how long work on one may take is its worker's (`Pace`).
 
+    audio_ms: how long a recording is kept after its job's end.
     results_ms: how long a result is kept, None until it is deleted. deleted_ms: how long of a deleted job is kept that
     it was there. uploads_ms: how long an upload waits for its job. writing_ms: longer than any upload takes.
     """
@@ -50,9 +49,7 @@ class Periods:
     deadlines_ms: Mapping[JobStatus, int] = field(
         default_factory=lambda: {
             JobStatus.CREATED: 30 * MINUTE_MS,
-            JobStatus.DOWNLOADING: 15 * MINUTE_MS,
             JobStatus.PENDING: DAY_MS,
-            JobStatus.PROCESSING: 45 * MINUTE_MS,
         }
     )
     audio_ms: int = DAY_MS
