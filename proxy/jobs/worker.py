@@ -37,6 +37,7 @@ from proxy.jobs.model import (
     BlobSource,
     Failure,
     FailureKind,
+    JobOptions,
     JobStatus,
     LinkSource,
     PartPlan,
@@ -220,7 +221,9 @@ class Worker:
         recording = await self._means.blobs.open(claim.job.blob, name=name)
         recording, states = await self._planned(claim, recording)
         progress.planned(len(states), sum(state.transcript is not None for state in states))
-        await self._hear_all(claim, recording, [state.plan for state in states if state.transcript is None], progress)
+        left = [state.plan for state in states if state.transcript is None]
+        options = await self._insist(lambda: self._queue.options(claim))
+        await self._hear_all(claim, options, recording, left, progress)
         heard = await self._insist(lambda: self._queue.parts(claim))
         whole = [(state.plan, state.transcript) for state in heard if state.transcript is not None]
         if len(whole) != len(heard):
@@ -249,16 +252,16 @@ class Worker:
             recording = await self._insist(lambda: self._means.blobs.open(made_blob))
         return recording, [PartState(plan, None) for plan in made.parts]
 
-    async def _hear_all(self, claim: Claim, recording: Recording, plans: list[PartPlan], progress: _Progress) -> None:
+    async def _hear_all(
+        self, claim: Claim, options: JobOptions, recording: Recording, plans: list[PartPlan], progress: _Progress
+    ) -> None:
         slots = asyncio.Semaphore(self._pace.parts)
 
         async def hear(plan: PartPlan) -> None:
             async with slots:
                 content = await self._means.splitter.cut(recording, plan)
                 request_id = f"{claim.job.id}-{plan.index}-{claim.fence}"
-                heard = await self._means.engine.hear(
-                    content, claim.job.options, request_id=request_id, of=progress.total
-                )
+                heard = await self._means.engine.hear(content, options, request_id=request_id, of=progress.total)
                 await self._insist(lambda: self._queue.keep_part(claim, plan.index, heard.transcript, heard.receipt))
                 progress.got_on()
 

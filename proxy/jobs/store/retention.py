@@ -20,7 +20,19 @@ from proxy.jobs.store.jobs import fail, forget, forget_blob
 from proxy.jobs.store.notices import job_topic
 from proxy.jobs.store.outbox import WAITING
 from proxy.jobs.store.records import Records
-from proxy.jobs.store.schema import ACTIVE, TO_FORGET, answer, blob, delivery, job, part, rate_window, result, upload
+from proxy.jobs.store.schema import (
+    ACTIVE,
+    TO_FORGET,
+    answer,
+    blob,
+    delivery,
+    job,
+    known_speakers,
+    part,
+    rate_window,
+    result,
+    upload,
+)
 from proxy.jobs.store.uploads import upload_record
 
 MINUTE_MS: Final = 60_000
@@ -148,7 +160,7 @@ class Sweeper:
         async with self._database.begin() as tx:
             rows = await _some(tx, job, job.c.deleted_ms < tx.now_ms - self._periods.deleted_ms)
             ids = [row.id for row in rows]
-            for table in (part, result, delivery):
+            for table in (part, known_speakers, result, delivery):
                 await tx.run(delete(table).where(table.c.job.in_(ids)))
             await tx.run(delete(job).where(job.c.id.in_(ids)))
         return len(rows)
