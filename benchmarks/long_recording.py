@@ -132,6 +132,9 @@ async def ended(session: aiohttp.ClientSession, url: str, job_id: str, memory: M
     while True:
         async with session.get(f"{url}/v1/jobs/{job_id}") as answer:
             job = await answer.json()
+        if answer.status == 503:  # a busy machine: ask again, as an app would
+            await asyncio.sleep(1.0)
+            continue
         memory.phase = "heard" if job["progress"] else "cut"
         if job["status"] not in ("created", "pending", "downloading", "processing"):
             if job["status"] != "completed":

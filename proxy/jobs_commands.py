@@ -83,6 +83,9 @@ def submit(
     words: Annotated[bool, typer.Option("--words", help="Times of words.")] = False,
     diarize: Annotated[bool, typer.Option("--diarize", help="Tell speakers apart.")] = False,
     speaker_count: Annotated[int | None, typer.Option(help="How many speakers there are.", min=1, max=50)] = None,
+    speaker: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: somebody, and 2 to 10 s of their voice.")
+    ] = None,
     channels: Annotated[bool, typer.Option("--channels", help="Hear each of two channels by itself.")] = False,
     summary: Annotated[bool, typer.Option("--summary", help="A summary and topics.")] = False,
     redact: Annotated[list[str] | None, typer.Option(help="Personal data to leave out, or `all`.")] = None,
@@ -110,6 +113,7 @@ def submit(
         "end_s": None if end_s is None else str(end_s),
         "metadata": _pairs(metadata),
         "priority": priority,
+        **_voices(speaker),
         "speaker_count": None if speaker_count is None else str(speaker_count),
         "delete_after_s": None if delete_after_s is None else str(delete_after_s),
         "webhook_url": webhook_url,
@@ -132,11 +136,25 @@ def submit(
         _fail("\n".join(faults))
 
 
-def _pairs(given: list[str] | None) -> dict[str, str]:
+def _pairs(given: list[str] | None, option: str = "--metadata", form: str = "NAME=TEXT") -> dict[str, str]:
     pairs = [each.partition("=") for each in given or ()]
     if not all(name and equals for name, equals, _ in pairs):
-        raise typer.BadParameter("NAME=TEXT", param_hint="--metadata")
+        raise typer.BadParameter(form, param_hint=option)
     return {name: text for name, _, text in pairs}
+
+
+def _voices(given: list[str] | None) -> dict[str, list[str]]:
+    """Fields with names and recordings, these as data URLs."""
+    from proxy.client.jobs import data_url  # noqa: PLC0415
+    from proxy.client.transcribe import ClientError  # noqa: PLC0415
+
+    files = _pairs(given, "--speaker", "NAME=FILE")
+    try:
+        references = [data_url(Path(file)) for file in files.values()]
+    except ClientError as exc:
+        _fail(str(exc), exc.exit_code)
+        raise
+    return {"known_speaker_names": list(files), "known_speaker_references": references}
 
 
 @jobs.command("list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -74,6 +75,15 @@ def links_in(recordings: tuple[str, ...]) -> Mapping[str, bool]:
     if missing := [name for name, is_link in found.items() if not is_link and not Path(name).is_file()]:
         raise ClientError(f"{printable(missing[0])} is no file, and no link")
     return found
+
+
+def data_url(recording: Path) -> str:
+    """A file as a data URL. Raises ClientError."""
+    try:
+        content = recording.read_bytes()
+    except OSError as exc:
+        raise ClientError(f"{printable(str(recording))}: {exc.strerror}") from exc
+    return f"data:application/octet-stream;base64,{base64.b64encode(content).decode()}"
 
 
 async def submit(caller: Caller, recordings: tuple[str, ...], fields: Fields, *, shown: bool) -> AsyncIterator[str]:

@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from core.transcript.types import Transcript
-from proxy.jobs.model import JobOptions, JobResult, Receipt, Source, StoredAnswer
+from proxy.jobs.model import JobOptions, JobResult, KnownSpeaker, Receipt, Source, StoredAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class FileFacts:
 
 DETAILS: Final = TypeAdapter(Details)
 FILE_FACTS: Final = TypeAdapter(FileFacts)
+KNOWN_SPEAKERS: Final = TypeAdapter(tuple[KnownSpeaker, ...])
 RESULT: Final = TypeAdapter(JobResult)
 RECEIPT: Final = TypeAdapter(Receipt)
 TRANSCRIPT: Final = TypeAdapter(Transcript)

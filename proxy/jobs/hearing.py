@@ -206,14 +206,20 @@ def _fields(options: JobOptions, model: str, of: int) -> Iterator[tuple[str, str
 
 
 def _of_speakers(options: JobOptions, of: int) -> Iterator[tuple[str, str]]:
-    """Of several parts each may have fewer speakers than the recording, never more."""
+    """Of several parts each may have fewer speakers than the recording, never more.
+
+    With the voices comes which labels are names that the caller gave.
+    """
     least = options.min_speakers or options.speaker_count
-    if of > 1:
+    if of > 1 or options.known_speakers:
         yield "include[]", "speaker_embeddings"
-    elif least is not None and least <= MAX_SPEAKERS:
+    if of == 1 and least is not None and least <= MAX_SPEAKERS:
         yield "min_speakers", str(least)
     if options.most_speakers is not None and options.most_speakers <= MAX_SPEAKERS:
         yield "max_speakers", str(options.most_speakers)
+    for speaker in options.known_speakers:
+        yield "known_speaker_names[]", speaker.name
+        yield "known_speaker_references[]", speaker.reference
 
 
 def _transcript(heard: _Verbose, task: Task) -> Transcript:

@@ -106,19 +106,30 @@ class PersonalData(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class KnownSpeaker:
+    """Somebody whom the caller can name. reference: their voice, as the data URL that an engine is asked with.
+
+    It is biometric, kept sealed beside the job until that is over, and here only where it is submitted or heard.
+    """
+
+    name: str
+    reference: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class JobOptions:
     """What shall be heard. Every default that an API documents is put in by its dialect, never here.
 
     model: as the engine names it; None for the first that it serves. language: Whisper's code; None to detect it.
     words: times of words. segments: of segments. longest_part_s: where the text of a part is wanted before the others
     were heard. speaker_count: as many as are expected, as a hint, which is kept to at most.
-    min_speakers, max_speakers: how many there are, as far as is known. vocabulary: words that occur. webhook_url: who
-    is told when the job is final, with webhook_authorization as its `Authorization`. start_ms, end_ms: what of the
-    recording is heard; its length then counts from there. channels: each of two is heard by itself. redact: what is
-    left out of the text. metadata: the caller's own, told again with the job. delete_after_ms: its end, and so long
-    after it its content is forgotten. extra: what only its dialect reads again when it renders, by that dialect's
-    names. All of it is sealed where it is kept, but that the store keeps priority and delete_after_ms in the clear as
-    well.
+    min_speakers, max_speakers: how many there are, as far as is known. known_speakers: some of them. vocabulary: words
+    that occur. webhook_url: who is told when the job is final, with webhook_authorization as its `Authorization`.
+    start_ms, end_ms: what of the recording is heard; its length then counts from there. channels: each of two is heard
+    by itself. redact: what is left out of the text. metadata: the caller's own, told again with the job.
+    delete_after_ms: its end, and so long after it its content is forgotten. extra: what only its dialect reads again
+    when it renders, by that dialect's names. All of it is sealed where it is kept, but that the store keeps priority
+    and delete_after_ms in the clear as well.
     """
 
     model: str | None = None
@@ -134,6 +145,7 @@ class JobOptions:
     speaker_count: int | None = None
     min_speakers: int | None = None
     max_speakers: int | None = None
+    known_speakers: tuple[KnownSpeaker, ...] = ()
     summary: bool = False
     webhook_url: str | None = None
     webhook_authorization: str | None = field(default=None, repr=False)
@@ -150,6 +162,8 @@ class JobOptions:
         counts = (self.speaker_count, self.min_speakers, self.max_speakers)
         if any(count is not None for count in counts) and not self.diarize:
             raise ValueError("how many speakers there are needs diarize")
+        if self.known_speakers and not self.diarize:
+            raise ValueError("known speakers need diarize")
         if (self.min_speakers or 1) > (self.most_speakers or self.min_speakers or 1):
             raise ValueError("there are more speakers at least than at most")
         if self.channels and self.diarize:

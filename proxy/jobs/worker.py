@@ -8,6 +8,7 @@ What happened to a job, and what becomes of it::
     the engine failed over it                 TransientError    the same, counted; FAILED after the last attempt
     another try would fail too                FailedError       FAILED
     the database is away                      StoreError        what is done is kept as soon as it is back
+    the recordings are, or a disk is full     StoreError        back to the queue for a while; no attempt is counted
     a defect of ours                          anything          FAILED(INTERNAL)
 """
 
@@ -36,6 +37,7 @@ from proxy.jobs.model import (
     BlobSource,
     Failure,
     FailureKind,
+    JobOptions,
     JobStatus,
     LinkSource,
     PartPlan,
@@ -85,15 +87,23 @@ class Means:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much at a time, and how often.
+    """How much at a time, how often, and for how long.
 
     jobs: at a time. parts: of one job. renew_s: how often a lease is renewed. max_fetched_bytes: of a link.
+    fetching_s: how long it may take to fetch one. stuck_s: how long nothing may come of a job, neither its plan nor a
+    part. away_s: after which a job is tried again whose recording could not be reached or written.
+
+    These times are of the loop's clock, which nobody can step, and begin anew with whoever takes a job over: what a job
+    waited for while no proxy ran, or while a machine slept, is not held against it.
     """
 
     jobs: int = 4
     parts: int = 2
     renew_s: float = 10.0
     max_fetched_bytes: int | None = None
+    fetching_s: float = 15 * 60
+    stuck_s: float = 45 * 60
+    away_s: float = 5.0
     nap: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
 
 
@@ -147,7 +157,7 @@ class Worker:
     async def _ended(self, claim: Claim) -> None:
         """Bring a job to its end, or back to the queue. Raises LostError."""
         try:
-            await self._while_renewed(claim)
+            await self._in_time(claim)
         except TransientError as exc:
             await self._again(claim, exc)
         except FailedError as exc:
@@ -158,15 +168,31 @@ class Worker:
             await self._fail(claim, Failure(FailureKind.BILLING))
         except (MissingError, VaultError):
             await self._fail(claim, Failure(FailureKind.SOURCE_LOST))
+        except StoreError as exc:
+            self._store_failed(exc)
+            away = Failure(FailureKind.INTERNAL)
+            await self._again(claim, TransientError(away, retry_after_s=self._pace.away_s, untouched=True))
         except LostError:
             raise
         except Exception as exc:  # noqa: BLE001 - a defect that one job meets is the end of that job alone
             _log.error("job_failed", error=type(exc).__name__)  # its message may quote the recording
             await self._fail(claim, Failure(FailureKind.INTERNAL))
 
-    async def _while_renewed(self, claim: Claim) -> None:
+    async def _in_time(self, claim: Claim) -> None:
+        """Raises FailedError(DOWNLOAD_TIMEOUT), FailedError(PROCESSING_TIMEOUT)."""
+        is_fetched = claim.job.status is JobStatus.DOWNLOADING
+        limit_s = self._pace.fetching_s if is_fetched else self._pace.stuck_s
+        try:
+            async with asyncio.timeout(limit_s) as deadline:
+                await self._while_renewed(claim, _Progress(deadline, limit_s))
+        except TimeoutError as exc:
+            if not deadline.expired():
+                raise
+            kind = FailureKind.DOWNLOAD_TIMEOUT if is_fetched else FailureKind.PROCESSING_TIMEOUT
+            raise FailedError(Failure(kind)) from exc
+
+    async def _while_renewed(self, claim: Claim, progress: _Progress) -> None:
         """Work on a job as long as it is ours."""
-        progress = _Progress()
         try:
             async with asyncio.TaskGroup() as group:
                 renewing = group.create_task(self._renew(claim, progress))
@@ -194,8 +220,10 @@ class Worker:
             raise MissingError
         recording = await self._means.blobs.open(claim.job.blob, name=name)
         recording, states = await self._planned(claim, recording)
-        progress.total, progress.done = len(states), sum(state.transcript is not None for state in states)
-        await self._hear_all(claim, recording, [state.plan for state in states if state.transcript is None], progress)
+        progress.planned(len(states), sum(state.transcript is not None for state in states))
+        left = [state.plan for state in states if state.transcript is None]
+        options = await self._insist(lambda: self._queue.options(claim))
+        await self._hear_all(claim, options, recording, left, progress)
         heard = await self._insist(lambda: self._queue.parts(claim))
         whole = [(state.plan, state.transcript) for state in heard if state.transcript is not None]
         if len(whole) != len(heard):
@@ -224,18 +252,18 @@ class Worker:
             recording = await self._insist(lambda: self._means.blobs.open(made_blob))
         return recording, [PartState(plan, None) for plan in made.parts]
 
-    async def _hear_all(self, claim: Claim, recording: Recording, plans: list[PartPlan], progress: _Progress) -> None:
+    async def _hear_all(
+        self, claim: Claim, options: JobOptions, recording: Recording, plans: list[PartPlan], progress: _Progress
+    ) -> None:
         slots = asyncio.Semaphore(self._pace.parts)
 
         async def hear(plan: PartPlan) -> None:
             async with slots:
                 content = await self._means.splitter.cut(recording, plan)
                 request_id = f"{claim.job.id}-{plan.index}-{claim.fence}"
-                heard = await self._means.engine.hear(
-                    content, claim.job.options, request_id=request_id, of=progress.total
-                )
+                heard = await self._means.engine.hear(content, options, request_id=request_id, of=progress.total)
                 await self._insist(lambda: self._queue.keep_part(claim, plan.index, heard.transcript, heard.receipt))
-                progress.done += 1
+                progress.got_on()
 
         async with asyncio.TaskGroup() as group:
             for plan in plans:
@@ -300,8 +328,23 @@ def _receipts(parts: Sequence[PartState]) -> tuple[PartReceipt, ...]:
 
 @dataclass(slots=True)
 class _Progress:
+    """How many parts there are, and how many were heard. deadline: put off by `limit_s` whenever a job gets on."""
+
+    deadline: asyncio.Timeout
+    limit_s: float
     total: int = 0
     done: int = 0
+
+    def planned(self, total: int, done: int) -> None:
+        self.total, self.done = total, done
+        self._put_off()
+
+    def got_on(self) -> None:
+        self.done += 1
+        self._put_off()
+
+    def _put_off(self) -> None:
+        self.deadline.reschedule(asyncio.get_running_loop().time() + self.limit_s)
 
     @property
     def percent(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -40,6 +41,13 @@ class Program:
         if self.process.returncode is None:
             self.process.send_signal(number)
         return await self.process.wait()
+
+
+def free_port() -> int:
+    """One of 127.0.0.1 that nobody listened at just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def unprivileged() -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from tests.e2e.processes import POLICY, Program, program, proxy, until_ready
 from tests.e2e.test_speakers import CORPUS, GE2E, HE, LIMIT_S, SHE, TURN, wav
 from tests.proxy.dialects import published
 from tests.proxy.dialects.test_published import python
+from tests.proxy.test_jobs_commands import typed
 from tests.requirements import need, need_weights
 from tests.waiting import until
 
@@ -103,6 +104,19 @@ async def test_two_who_speak_in_every_part_are_two_all_through(front: Program) -
     assert sides(result["segments"]) == [0, 1]
     assert {word["speaker"] for segment in result["segments"] for word in segment["words"]} == {0, 1}
     assert "embedding" not in json.dumps(result)
+
+
+async def test_those_whom_the_caller_knows_have_their_names_all_through(front: Program, tmp_path: Path) -> None:
+    for name, samples in {"call": None, "he": HE[-6 * RATE_HZ :], "she": SHE[-5 * RATE_HZ :]}.items():
+        (tmp_path / f"{name}.wav").write_bytes(CALL if samples is None else wav(samples))
+    known = ("--speaker", f"Kennedy={tmp_path / 'he.wav'}", "--speaker", f"Linda={tmp_path / 'she.wav'}")
+    asked = ("jobs", "submit", str(tmp_path / "call.wav"), "--diarize", "--wait", "--url", front.url, *known)
+    done = await typed(*asked)
+    assert done.exit_code == 0, done.output
+    shown = await typed("jobs", "export", done.stdout.strip(), "--format", "json", "--url", front.url)
+    result = json.loads(shown.stdout)
+    assert [(who["label"], who["name"]) for who in result["speakers"]] == [("Linda", "Linda"), ("Kennedy", "Kennedy")]
+    assert sides(result["segments"]) == [0, 1]
 
 
 async def test_published_examples_that_ask_who_speaks_run_as_they_are(front: Program, tmp_path: Path) -> None:

@@ -16,9 +16,8 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import TRANSCRIPTIONS, form
-from tests.e2e.processes import POLICY, RECORDING, SAID, engine
+from tests.e2e.processes import POLICY, RECORDING, SAID, engine, free_port
 from tests.helm.kube_play import pod
-from tests.helm.test_sidecar import free_port
 from tests.places import ROOT
 from tests.requirements import need, need_program
 from tests.waiting import GIVE_UP_S

@@ -16,7 +16,7 @@ import helm_python as helm
 import kubernetes_validate
 import pytest
 
-from tests.e2e.processes import POLICY
+from tests.e2e.processes import POLICY, free_port
 from tests.helm.chart import Object, pods, the
 from tests.helm.kube_play import pod
 from tests.helm.sidecar import application
@@ -113,16 +113,6 @@ async def _running(arguments: list[str], directory: Path) -> AsyncIterator[async
         if process.returncode is None:
             process.kill()
         await process.wait()
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert isinstance(port, int)
-    return port
 
 
 async def test_the_arguments_of_the_sidecar_start_a_proxy_that_a_kubelet_can_ask(tmp_path: Path) -> None:

@@ -103,8 +103,9 @@ async def test_speakers_are_asked_for_and_refused_by_an_engine_that_tells_nobody
 ) -> None:
     (tmp_path / "call.wav").write_bytes(b"RIFF sound")
     words = ("jobs", "submit", str(tmp_path / "call.wav"), "--diarize", "--speaker-count", "2", "--url", url_of(proxy))
-    refused = await typed(*words)
-    assert (refused.exit_code, "The engine has no diarize" in refused.output) == (1, True)
+    for known in ((), ("--speaker", f"Ada={tmp_path / 'call.wav'}")):
+        refused = await typed(*words, *known)
+        assert (refused.exit_code, "The engine has no diarize" in refused.output) == (1, True)
 
 
 async def test_a_job_is_submitted_with_all_that_it_takes_and_waited_for(
@@ -157,7 +158,12 @@ async def test_a_link_is_submitted_as_one(proxy: RunningProxy) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(("nowhere.wav",), "no file"), (("https://a.example/", "--metadata", "order"), "NAME=TEXT")],
+    [
+        (("nowhere.wav",), "no file"),
+        (("https://a.example/", "--metadata", "order"), "NAME=TEXT"),
+        (("https://a.example/", "--speaker", "Ada"), "NAME=FILE"),
+        (("https://a.example/", "--speaker", "Ada=nowhere.wav"), "nowhere.wav: No such file"),
+    ],
 )
 async def test_what_cannot_be_submitted_is_said_before_anything_is(words: tuple[str, ...], said: str) -> None:
     refused = await typed("jobs", "submit", *words)

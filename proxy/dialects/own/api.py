@@ -29,6 +29,9 @@ from proxy.dialects.own.errors import RequestError, answering
 from proxy.dialects.own.parsing import (
     MAX_FIELD_BYTES,
     MAX_JSON_BYTES,
+    MAX_REFERENCE_BYTES,
+    MAX_REFERENCES_BYTES,
+    REFERENCES,
     REPEATED,
     Submission,
     check_capabilities,
@@ -189,15 +192,18 @@ class _Form:
 
     async def read(self, request: web.Request) -> None:
         """Raises RequestError, FailedError, ValueError."""
-        left_bytes = MAX_JSON_BYTES
+        left_bytes = {True: MAX_REFERENCES_BYTES, False: MAX_JSON_BYTES}
         async for part in await request.multipart():
             if not isinstance(part, BodyPartReader) or part.name is None:
                 raise RequestError("Every part of the form needs a name.", code="invalid_multipart")
             if part.name == "file":
                 await self._keep(part)
                 continue
-            left_bytes -= self._take(part.name.removesuffix("[]"), await _field(part, self._stall_s))
-            if left_bytes < 0:
+            name = part.name.removesuffix("[]")
+            is_voice = name == REFERENCES
+            limit_bytes = MAX_REFERENCE_BYTES if is_voice else MAX_FIELD_BYTES
+            left_bytes[is_voice] -= self._take(name, await _field(part, self._stall_s, limit_bytes))
+            if left_bytes[is_voice] < 0:
                 raise RequestError("The fields of the form are too long.")
 
     async def _keep(self, part: BodyPartReader) -> None:
@@ -236,12 +242,12 @@ class _Form:
             await self._served.kept.blobs.forget(self._blob)
 
 
-async def _field(part: BodyPartReader, stall_s: float) -> str:
+async def _field(part: BodyPartReader, stall_s: float, limit_bytes: int) -> str:
     """Raises RequestError, ValueError for what is not UTF-8."""
     data = bytearray()
     while piece := await _in_time(part.read_chunk(8192), stall_s):
         data += piece
-        if len(data) > MAX_FIELD_BYTES:
+        if len(data) > limit_bytes:
             raise RequestError("A field of the form is too long.")
     return data.decode()
 
@@ -261,7 +267,7 @@ async def _read(request: web.Request) -> bytes:
     try:
         while piece := await _in_time(request.content.readany(), request.app[SERVICE].idle_timeout_s):
             data += piece
-            if len(data) > MAX_JSON_BYTES:
+            if len(data) > MAX_JSON_BYTES + MAX_REFERENCES_BYTES:
                 raise RequestError("The body is too long.", status=413, code="body_too_large")
     except (web.RequestPayloadError, HttpProcessingError):
         raise RequestError("The body broke off.", code="invalid_json") from None

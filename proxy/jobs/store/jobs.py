@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Row, delete, func, insert, select, text, tuple_, update
 
 from core.transcript.types import Transcript
-from proxy.jobs.contents import DETAILS, RESULT, TRANSCRIPT, Details
+from proxy.jobs.contents import DETAILS, KNOWN_SPEAKERS, RESULT, TRANSCRIPT, Details
 from proxy.jobs.errors import ConflictError, CrowdedError, LedgerError, MissingError
 from proxy.jobs.ledger import to_micro
 from proxy.jobs.limits import check_length, check_size
@@ -28,6 +28,7 @@ from proxy.jobs.model import (
     JobId,
     JobResult,
     JobStatus,
+    KnownSpeaker,
     ListQuery,
     NewJob,
     Page,
@@ -53,8 +54,9 @@ from proxy.jobs.store.rows import (
     jobs_of,
     part_place,
     result_place,
+    speakers_place,
 )
-from proxy.jobs.store.schema import ACTIVE, blob, delivery, job, part, result
+from proxy.jobs.store.schema import ACTIVE, blob, delivery, job, known_speakers, part, result
 from proxy.jobs.vault import Pepper
 
 _log = structlog.get_logger(__name__)
@@ -89,7 +91,9 @@ class StoredJobs:
             if source is not None:
                 await _check_blob(tx, source)
             key = await self._records.make(tx, job_record(new.account, job_id))
-            details = DETAILS.dump_json(Details(new.source, new.options))
+            known = new.options.known_speakers
+            names = tuple(KnownSpeaker(speaker.name) for speaker in known)
+            details = DETAILS.dump_json(Details(new.source, replace(new.options, known_speakers=names)))
             is_here = isinstance(new.source, BlobSource)
             row = {
                 "id": job_id,
@@ -109,6 +113,9 @@ class StoredJobs:
                 "sealed_details": seal(key, details_place(job_id), details),
             }
             await tx.run(insert(job).values(**row))
+            if known:
+                sealed = seal(key, speakers_place(job_id), KNOWN_SPEAKERS.dump_json(known))
+                await tx.run(insert(known_speakers).values(job=job_id, sealed_speakers=sealed))
             if new.audio_ms is not None:
                 await self._funds.hold(tx, owner, job_id, new.audio_ms)
             tx.tell(QUEUE)
@@ -256,15 +263,21 @@ async def fail(tx: Tx, row: Row[Any], failure: Failure, money: Funds) -> None:
         **failure_values(failure),
     }
     await tx.run(update(job).where(job.c.id == row.id).values(**values))
-    await tx.run(delete(part).where(part.c.job == row.id))
+    await forget_work(tx, row.id)
     if row.notify:
         await outbox.add(tx, row.id, row.account, JobStatus.FAILED)
+
+
+async def forget_work(tx: Tx, job_id: str) -> None:
+    """What only work on a job needs, voices among it; in the transaction that ends it."""
+    for table in (part, known_speakers):
+        await tx.run(delete(table).where(table.c.job == job_id))
 
 
 async def forget(tx: Tx, records: Records, row: Row[Any]) -> None:
     """Delete the content of a final job: its key first of all, in the same transaction as the rest."""
     await records.forget(tx, job_record(row.account, row.id))
-    for table in (part, result, delivery):
+    for table in (result, delivery):
         await tx.run(delete(table).where(table.c.job == row.id))
     if row.blob is not None:
         await forget_blob(tx, records, row.blob)

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, inspect, select
 
 from proxy.jobs.errors import StoreError
-from proxy.jobs.store.schema import METADATA, schema_version
+from proxy.jobs.store.schema import METADATA, known_speakers, schema_version
 
 _LOCK: Final = 5_380_414_417
 """Of PostgreSQL's advisory locks: replicas that start together migrate one after the other."""
@@ -32,7 +32,11 @@ def _first(connection: Connection) -> None:
             connection.exec_driver_sql(statement.format(verb=verb))
 
 
-MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_first,)
+def _known_speakers(connection: Connection) -> None:
+    METADATA.create_all(connection, [known_speakers])  # where it is not there yet
+
+
+MIGRATIONS: Final[tuple[Callable[[Connection], None], ...]] = (_first, _known_speakers)
 """The step at index n makes version n + 1. None is ever changed once a release has it."""
 
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, insert, or_, select, text, update
 
 from core.transcript.types import Transcript
-from proxy.jobs.contents import RECEIPT, RESULT, TRANSCRIPT
+from proxy.jobs.contents import KNOWN_SPEAKERS, RECEIPT, RESULT, TRANSCRIPT
 from proxy.jobs.errors import KeysAwayError, LostError, MissingError, VaultError
 from proxy.jobs.ledger import to_micro
 from proxy.jobs.limits import check_length
@@ -28,6 +28,7 @@ from proxy.jobs.model import (
     FailureKind,
     Job,
     JobId,
+    JobOptions,
     JobResult,
     JobStatus,
     PartPlan,
@@ -39,11 +40,19 @@ from proxy.jobs.sealing import seal, unseal
 from proxy.jobs.store import funds, outbox
 from proxy.jobs.store.database import Database, Tx
 from proxy.jobs.store.funds import Funds
-from proxy.jobs.store.jobs import fail, forget_blob
+from proxy.jobs.store.jobs import fail, forget_blob, forget_work
 from proxy.jobs.store.notices import QUEUE
 from proxy.jobs.store.records import Records
-from proxy.jobs.store.rows import blob_place, job_of, job_record, part_place, receipt_place, result_place
-from proxy.jobs.store.schema import ACTIVE, account, job, part, plan, result
+from proxy.jobs.store.rows import (
+    blob_place,
+    job_of,
+    job_record,
+    part_place,
+    receipt_place,
+    result_place,
+    speakers_place,
+)
+from proxy.jobs.store.schema import ACTIVE, account, job, known_speakers, part, plan, result
 
 MAX_ATTEMPTS: Final = 3
 """How often an engine may fail over one job."""
@@ -203,6 +212,19 @@ class Queue:
             states.append(PartState(PartPlan(row.number, row.start_ms, row.end_ms), heard, receipt))
         return states
 
+    async def options(self, claim: Claim) -> JobOptions:
+        """What shall be heard, with the voices of those who are known. Raises LostError, VaultError, MissingError."""
+        if not claim.job.options.known_speakers:
+            return claim.job.options
+        async with self._database.begin() as tx:
+            query = select(known_speakers.c.sealed_speakers).where(known_speakers.c.job == claim.job.id)
+            sealed = (await tx.run(query)).scalar_one_or_none()
+            if sealed is None:  # it is over
+                raise LostError
+            key = await self._records.key(tx, job_record(claim.job.account, claim.job.id))
+        known = KNOWN_SPEAKERS.validate_json(unseal(key, speakers_place(claim.job.id), sealed))
+        return replace(claim.job.options, known_speakers=known)
+
     async def keep_part(self, claim: Claim, index: int, heard: Transcript, receipt: Receipt | None = None) -> None:
         """Raises LostError, MissingError."""
         async with self._database.begin() as tx:
@@ -239,7 +261,7 @@ class Queue:
             key = await self._records.key(tx, job_record(claim.job.account, job_id))
             sealed = seal(key, result_place(job_id), RESULT.dump_json(made))
             await tx.run(insert(result).values(job=job_id, sealed_result=sealed))
-            await tx.run(delete(part).where(part.c.job == job_id))
+            await forget_work(tx, job_id)
             if claim.job.options.webhook_url is not None:
                 await outbox.add(tx, job_id, claim.job.account, JobStatus.COMPLETED)
             tx.tell(QUEUE)  # its account may have another one begun

@@ -20,7 +20,19 @@ from proxy.jobs.store.jobs import fail, forget, forget_blob
 from proxy.jobs.store.notices import job_topic
 from proxy.jobs.store.outbox import WAITING
 from proxy.jobs.store.records import Records
-from proxy.jobs.store.schema import ACTIVE, TO_FORGET, answer, blob, delivery, job, part, rate_window, result, upload
+from proxy.jobs.store.schema import (
+    ACTIVE,
+    TO_FORGET,
+    answer,
+    blob,
+    delivery,
+    job,
+    known_speakers,
+    part,
+    rate_window,
+    result,
+    upload,
+)
 from proxy.jobs.store.uploads import upload_record
 
 MINUTE_MS: Final = 60_000
@@ -33,16 +45,15 @@ _ORPHAN_MS: Final = HOUR_MS
 
 _FAILURES: Final[Mapping[JobStatus, FailureKind]] = {
     JobStatus.CREATED: FailureKind.CREATED_TIMEOUT,
-    JobStatus.DOWNLOADING: FailureKind.DOWNLOAD_TIMEOUT,
     JobStatus.PENDING: FailureKind.ENGINE_FAILED,
-    JobStatus.PROCESSING: FailureKind.PROCESSING_TIMEOUT,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Periods:
-    """deadlines_ms: how long a job may be in a state. audio_ms: how long a recording is kept after its job's end.
+    """deadlines_ms: how long a job may wait in a state; how long work on one may take is its worker's (`Pace`).
 
+    audio_ms: how long a recording is kept after its job's end.
     results_ms: how long a result is kept, None until it is deleted. deleted_ms: how long of a deleted job is kept that
     it was there. uploads_ms: how long an upload waits for its job. writing_ms: longer than any upload takes.
     """
@@ -50,9 +61,7 @@ class Periods:
     deadlines_ms: Mapping[JobStatus, int] = field(
         default_factory=lambda: {
             JobStatus.CREATED: 30 * MINUTE_MS,
-            JobStatus.DOWNLOADING: 15 * MINUTE_MS,
             JobStatus.PENDING: DAY_MS,
-            JobStatus.PROCESSING: 45 * MINUTE_MS,
         }
     )
     audio_ms: int = DAY_MS
@@ -151,7 +160,7 @@ class Sweeper:
         async with self._database.begin() as tx:
             rows = await _some(tx, job, job.c.deleted_ms < tx.now_ms - self._periods.deleted_ms)
             ids = [row.id for row in rows]
-            for table in (part, result, delivery):
+            for table in (part, known_speakers, result, delivery):
                 await tx.run(delete(table).where(table.c.job.in_(ids)))
             await tx.run(delete(job).where(job.c.id.in_(ids)))
         return len(rows)

@@ -32,6 +32,10 @@ def result_place(job_id: str) -> Place:
     return Place("result", job_id, "sealed_result")
 
 
+def speakers_place(job_id: str) -> Place:
+    return Place("known_speakers", job_id, "sealed_speakers")
+
+
 def part_place(job_id: str, index: int) -> Place:
     return Place("part", f"{job_id}/{index}", "sealed_transcript")
 

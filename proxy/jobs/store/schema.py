@@ -206,6 +206,14 @@ part = Table(
     Column("sealed_receipt", LargeBinary),
 )
 
+# The voices of those whom the caller knows, until the job is over.
+known_speakers = Table(
+    "known_speakers",
+    METADATA,
+    Column("job", String, ForeignKey("job.id"), primary_key=True),
+    Column("sealed_speakers", LargeBinary, nullable=False),
+)
+
 result = Table(
     "result",
     METADATA,

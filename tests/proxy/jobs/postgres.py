@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -26,8 +26,8 @@ class Cluster:
     directory: Path
     bin: Path
 
-    def run(self, *command: str) -> str:
-        """As the server's owner: it does not start as root."""
+    def run(self, *command: str, variables: Mapping[str, str] | None = None) -> str:
+        """As the server's owner: it does not start as root. variables: of the environment, beside ours."""
         user = _OWNER if os.geteuid() == 0 else None
         program, *arguments = command
         done = subprocess.run(
@@ -36,15 +36,27 @@ class Cluster:
             text=True,
             user=user,
             cwd=self.directory,
+            env={**os.environ, **(variables or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
         return done.stdout
 
-    def start(self) -> None:
+    def start(self, variables: Mapping[str, str] | None = None) -> None:
         options = f"-c listen_addresses= -c unix_socket_directories={self.directory} -c fsync=off"
-        self.run("pg_ctl", "-D", f"{self.directory}/data", "-l", f"{self.directory}/log", "-o", options, "-w", "start")
+        self.run(
+            "pg_ctl",
+            "-D",
+            f"{self.directory}/data",
+            "-l",
+            f"{self.directory}/log",
+            "-o",
+            options,
+            "-w",
+            "start",
+            variables=variables,
+        )
 
     def stop(self, mode: str = "immediate") -> None:
         self.run("pg_ctl", "-D", f"{self.directory}/data", "-m", mode, "-w", "stop")

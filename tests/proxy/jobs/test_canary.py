@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from core.transcript.types import Segment, Speaker, Task, Transcript, Voice, Word
-from proxy.jobs.errors import MissingError, VaultError
+from proxy.jobs.errors import LostError, MissingError, VaultError
 from proxy.jobs.model import (
     LOCAL_ACCOUNT,
     BlobSource,
@@ -19,6 +19,7 @@ from proxy.jobs.model import (
     FailureKind,
     JobOptions,
     JobResult,
+    KnownSpeaker,
     LinkSource,
     NewJob,
     PartPlan,
@@ -31,9 +32,9 @@ from proxy.jobs.rotation import rotate
 from proxy.jobs.service import Kept, Places, kept
 from proxy.jobs.stitch import PartStitcher
 from proxy.jobs.store.rows import job_record
-from proxy.jobs.store.schema import job, part, record_key, result
+from proxy.jobs.store.schema import job, known_speakers, part, record_key, result
 from proxy.jobs.vault import KeyFile
-from tests.proxy.jobs.made import claimed, completed, queue, submitted
+from tests.proxy.jobs.made import HEARD, claimed, completed, queue, submitted
 from tests.proxy.jobs.postgres import Cluster
 
 CANARY = "nightjarcanary"
@@ -74,7 +75,13 @@ async def leave_canaries(store: Kept) -> None:
     words = (Word(CANARY, 0.0, 1.0),)
     heard = Transcript(Task.TRANSCRIBE, "en", 1.0, CANARY, (Segment(0.0, 1.0, CANARY, words=words),))
     options = JobOptions(
-        model=CANARY, prompt=CANARY, vocabulary=(CANARY,), webhook_url=f"https://{CANARY}/", extra={CANARY: CANARY}
+        model=CANARY,
+        prompt=CANARY,
+        vocabulary=(CANARY,),
+        webhook_url=f"https://{CANARY}/",
+        extra={CANARY: CANARY},
+        diarize=True,
+        known_speakers=(KnownSpeaker(CANARY, f"data:audio/wav;base64,{CANARY}"),),
     )
     mine = queue(store)
     await store.jobs.submit(NewJob(LOCAL_ACCOUNT, CONTROL, LinkSource(f"https://host.example/{CANARY}"), options))
@@ -156,6 +163,53 @@ async def test_what_voices_are_like_is_sealed_while_a_job_runs_and_forgotten_at_
     if isinstance(places.database, Path):  # the log is gone with the connection, and what was deleted is overwritten
         everything = list(all_bytes(places, request))
         assert not any(value in data for value in values for data in everything)
+
+
+KNOWN = JobOptions(diarize=True, known_speakers=(KnownSpeaker("Ada", f"data:audio/wav;base64,{CANARY * 9}"),))
+
+
+@pytest.mark.parametrize("how", ["completed", "failed", "cancelled"])
+async def test_the_voices_that_a_caller_knows_are_there_for_the_engine_alone_and_forgotten_at_the_end(
+    places: Places, request: pytest.FixtureRequest, how: str
+) -> None:
+    async with kept(places) as store:
+        mine = queue(store)
+        submitted_ = await submitted(store, options=KNOWN)
+        claim = await claimed(mine)
+        async with store.database.begin() as tx:
+            (value,) = (await tx.run(select(known_speakers.c.sealed_speakers))).scalars()
+        shown = (submitted_, claim.job, await store.jobs.get(LOCAL_ACCOUNT, claim.job.id))
+        assert {job.options.known_speakers for job in shown} == {(KnownSpeaker("Ada"),)}
+        assert await mine.options(claim) == KNOWN
+        assert CANARY not in repr(KNOWN)
+        if how == "completed":
+            await mine.keep_plan(claim, Plan((PartPlan(0),)))
+            await mine.complete(claim, JobResult(HEARD), 2500)
+        elif how == "failed":
+            await mine.fail(claim, Failure(FailureKind.ENGINE_FAILED))
+        else:
+            await store.jobs.cancel(LOCAL_ACCOUNT, claim.job.id)
+        async with store.database.begin() as tx:
+            assert not (await tx.run(select(known_speakers))).all()
+        with pytest.raises(LostError):
+            await mine.options(claim)
+    if isinstance(places.database, Path):  # the log is gone with the connection, and what was deleted is overwritten
+        assert not any(value in data for data in all_bytes(places, request))
+
+
+async def test_the_voices_of_another_job_are_refused(store: Kept) -> None:
+    mine = queue(store)
+    await submitted(store, options=KNOWN)
+    await submitted(store, options=KNOWN)
+    first, second = await claimed(mine), await claimed(mine)
+    async with store.database.begin() as tx:
+        of_first = select(known_speakers.c.sealed_speakers).where(known_speakers.c.job == first.job.id)
+        sealed = (await tx.run(of_first)).scalar_one()
+        of_second = update(known_speakers).where(known_speakers.c.job == second.job.id)
+        await tx.run(of_second.values(sealed_speakers=sealed))
+    assert await mine.options(first) == KNOWN
+    with pytest.raises(VaultError):
+        await mine.options(second)
 
 
 async def test_a_result_in_the_row_of_another_job_is_refused(store: Kept) -> None:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from core.transcript.types import Speaker, Task, Voice
 from proxy.jobs.hearing import _fields, _transcript, _Verbose
-from proxy.jobs.model import JobOptions
+from proxy.jobs.model import JobOptions, KnownSpeaker
 
 HEARD = _Verbose.model_validate(
     {
@@ -45,6 +45,18 @@ def test_a_part_of_several_tells_voices_and_may_have_fewer_speakers_than_its_rec
     assert asked(JobOptions(diarize=True), of=2) == told
     assert asked(JobOptions(diarize=True, speaker_count=3), of=2) == told | {"max_speakers": "3"}
     assert asked(JobOptions(diarize=True, min_speakers=3), of=2) == told
+
+
+def test_whom_the_caller_knows_is_told_with_every_part_and_which_labels_are_names_comes_back() -> None:
+    known = (KnownSpeaker("Ada", "data:,1"), KnownSpeaker("Bo", "data:,2"))
+    options = JobOptions(diarize=True, known_speakers=known, speaker_count=2)
+    pairs = [("known_speaker_names[]", "Ada"), ("known_speaker_references[]", "data:,1")]
+    pairs += [("known_speaker_names[]", "Bo"), ("known_speaker_references[]", "data:,2")]
+    for of in (1, 2):
+        sent = list(_fields(options, "m", of))
+        assert [pair for pair in sent if pair[0].startswith("known")] == pairs
+        assert ("include[]", "speaker_embeddings") in sent
+        assert (("min_speakers", "2") in sent) == (of == 1)
 
 
 VOICES = [

@@ -22,16 +22,18 @@ from proxy.jobs.model import (
     JobStatus,
     LinkSource,
     NewJob,
+    Plan,
     Receipt,
 )
 from proxy.jobs.parts import WholeFile
+from proxy.jobs.ports import Recording
 from proxy.jobs.service import Kept, Places
 from proxy.jobs.stitch import PartStitcher
 from proxy.jobs.store.queue import MAX_ATTEMPTS, Claim, PartState, Queue
 from proxy.jobs.worker import Means, Pace, Worker
-from tests.proxy.jobs.fakes import FakeEngine, FakeFetcher, Letters, Unreadable, Watcher
+from tests.proxy.jobs.fakes import FakeEngine, FakeFetched, FakeFetcher, Letters, Unreadable, Watcher
 from tests.proxy.jobs.made import claimed, queue, submitted
-from tests.waiting import until
+from tests.waiting import time_passes, until
 
 UNAVAILABLE = Failure(FailureKind.ENGINE_FAILED)
 
@@ -216,6 +218,74 @@ async def test_a_link_to_more_than_is_taken_fails_its_job(store: Kept) -> None:
         job = await store.jobs.submit(NewJob(LOCAL_ACCOUNT, "test", LinkSource("https://a.example/x"), JobOptions()))
         ended = await over(store, job)
     assert ended.failure == Failure(FailureKind.MEDIA_TOO_LARGE, {"limit_bytes": 3})
+
+
+class _FullDisk(Letters):
+    """A splitter that cannot write, and then can."""
+
+    times = 2 * MAX_ATTEMPTS
+
+    async def plan(self, recording: Recording, options: JobOptions, *, max_audio_ms: int | None = None) -> Plan:
+        if self.times:
+            self.times -= 1
+            raise StoreError("full")
+        return await super().plan(recording, options, max_audio_ms=max_audio_ms)
+
+
+async def test_a_job_waits_while_its_recording_cannot_be_cut_however_often_that_is(store: Kept) -> None:
+    with_ = replace(means(store, FakeEngine()), splitter=_FullDisk())
+    async with working(store, with_, pace=Pace(away_s=0.0)) as watcher:
+        ended = await over(store, await submitted(store))
+    assert ended.status is JobStatus.COMPLETED
+    assert watcher.outcomes["postponed"] == watcher.store_failures == 2 * MAX_ATTEMPTS
+
+
+async def test_a_job_of_which_nothing_comes_for_too_long_fails(store: Kept) -> None:
+    engine = FakeEngine(gate=asyncio.Event())
+    async with working(store, means(store, engine)):
+        job = await submitted(store)
+        await until(lambda: engine.under_way)
+        time_passes(Pace().stuck_s)
+        ended = await over(store, job)
+    assert ended.failure == Failure(FailureKind.PROCESSING_TIMEOUT)
+    assert engine.cancelled == 1
+
+
+async def test_a_job_that_gets_on_may_take_as_long_as_it_takes(store: Kept) -> None:
+    engine = FakeEngine(gate=asyncio.Event())
+    async with working(store, replace(means(store, engine), splitter=Letters()), pace=Pace(parts=1)):
+        job = await submitted(store)
+        gates: list[asyncio.Event] = []
+        while len(gates) < len("sound"):
+            await until(lambda: engine.under_way and len(engine.heard) > len(gates))
+            time_passes(Pace().stuck_s - 60)
+            assert engine.gate is not None
+            gates.append(engine.gate)
+            engine.gate = asyncio.Event()
+            gates[-1].set()
+        ended = await over(store, job)
+    assert ended.status is JobStatus.COMPLETED
+
+
+class _Far(FakeFetcher):
+    """Fetches for ever."""
+
+    is_asked = False
+
+    async def fetch(self, url: str, *, max_bytes: int | None = None) -> FakeFetched:
+        self.is_asked = True
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_link_that_is_fetched_for_too_long_fails_its_job(store: Kept) -> None:
+    far = _Far(b"")
+    async with working(store, replace(means(store, FakeEngine()), fetcher=far)):
+        job = await store.jobs.submit(NewJob(LOCAL_ACCOUNT, "test", LinkSource("https://a.example/x"), JobOptions()))
+        await until(lambda: far.is_asked)
+        time_passes(Pace().fetching_s)
+        ended = await over(store, job)
+    assert ended.failure == Failure(FailureKind.DOWNLOAD_TIMEOUT)
 
 
 class _Away(Queue):

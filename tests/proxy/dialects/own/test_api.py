@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,10 @@ VERBOSE = {
     "segments": [{"id": 0, "start": 0.0, "end": 2.5, "text": " Good morning.", "tokens": [1], "avg_logprob": -0.1}],
     "words": [{"word": "Good", "start": 0.1, "end": 0.5}, {"word": "morning", "start": 0.5, "end": 1.0}],
 }
+
+
+VOICE_URL = "data:audio/wav;base64,UklGRg=="
+KNOWN = {"known_speaker_names[]": "Ada", "known_speaker_references[]": VOICE_URL}
 
 
 def fits(value: object, schema: str) -> None:
@@ -325,6 +332,47 @@ async def test_channels_are_heard_one_by_one(
             assert "SPEAKER 2: Good morning." in await answer.text()
 
 
+async def test_who_is_known_is_told_to_the_engine_and_named_and_their_voices_go_with_the_end(
+    app: aiohttp.ClientSession, engine: FakeEngine, options: dict[str, Any]
+) -> None:
+    telling = Component("speakers-fake", (), attached=False, plugins=(), models=(LoadedModel("speakers", "cd" * 32),))
+    engine.config_changes["components"] = (*CONFIG.components, telling)
+    voices: list[int] = []
+
+    def voices_kept() -> int:
+        with closing(sqlite3.connect(options["jobs_dir"] / "jobs.sqlite")) as database:
+            return int(database.execute("SELECT count(*) FROM known_speakers").fetchone()[0])
+
+    async def ada(reply: Reply) -> Any:
+        voices.append(voices_kept())
+        segments = [{**VERBOSE["segments"][0], "speaker": "Ada"}]  # type: ignore[index]
+        voice = {"speaker": "Ada", "known": True, "seconds": 2.5, "embedding": None, "model": None, "same": None}
+        await reply.head()
+        await reply.content(json.dumps({**VERBOSE, "segments": segments, "speaker_embeddings": [voice]}).encode())
+        return await reply.end()
+
+    engine.scripts.append(Script(play=ada))
+    fields = {"diarize": "true", **KNOWN}
+
+    async def is_taken() -> bool:
+        async with app.post("/v1/jobs", data=form(**fields)) as answer:
+            return answer.status == 201
+
+    await until(is_taken)  # the engine proves itself first
+    async with app.get("/v1/jobs") as answer:
+        (job,) = (await answer.json())["data"]
+    assert (await over(app, job))["status"] == "completed"
+    async with app.get(f"/v1/jobs/{job['id']}/result") as answer:
+        result = await answer.json()
+    fits(result, "Result")
+    assert [(who["label"], who["name"]) for who in result["speakers"]] == [("Ada", "Ada")]
+    sent = bytes(engine.received[-1].content)
+    for name, value in (*KNOWN.items(), ("include[]", "speaker_embeddings")):
+        assert f'name="{name}"\r\n\r\n{value}\r\n'.encode() in sent
+    assert (voices, voices_kept()) == ([1], 0)
+    assert VOICE_URL not in json.dumps([job, result])
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
@@ -433,6 +481,17 @@ async def test_what_the_engine_refuses_fails_the_job(
         ({"diarize": "true", "min_speakers": "3", "max_speakers": "2"}, (400, "invalid_value", None)),
         ({"diarize": "true", "speaker_count": "2", "max_speakers": "2"}, (400, "invalid_value", None)),
         ({"diarize": "true", "max_speakers": "51"}, (400, "invalid_value", "max_speakers")),
+        (KNOWN, (400, "invalid_value", None)),
+        ({"diarize": "true", "known_speaker_names[]": "Ada"}, (400, "invalid_value", None)),
+        ({"diarize": "true", **KNOWN, "known_speaker_names[]": " "}, (400, "invalid_value", "known_speaker_names")),
+        (
+            {"diarize": "true", **KNOWN, "known_speaker_references[]": "data:audio/wav,AAAA"},
+            (400, "invalid_value", "known_speaker_references"),
+        ),
+        (
+            {"diarize": "true", **KNOWN, "known_speaker_references[]": "data:audio/wav;base64,A"},
+            (400, "invalid_value", "known_speaker_references"),
+        ),
         ({"diarize": "true"}, (400, "unsupported_parameter", "diarize")),
         ({"start_s": "1"}, (400, "unsupported_parameter", "start_s")),
         ({"channels": "1"}, (400, "unsupported_parameter", "channels")),
@@ -469,7 +528,10 @@ async def test_a_submission_needs_a_file_or_a_link(app: aiohttp.ClientSession) -
         ({"json": {"url": "ftp://a.example/x"}}, (400, "invalid_value", "url")),
         ({"json": []}, (400, "invalid_json", None)),
         ({"data": b"{", "headers": {"content-type": "application/json"}}, (400, "invalid_json", None)),
-        ({"data": b" " * 70_000, "headers": {"content-type": "application/json"}}, (413, "body_too_large", None)),
+        (
+            {"data": BytesIO(b" " * 17_000_000), "headers": {"content-type": "application/json"}},
+            (413, "body_too_large", None),
+        ),
         ({"data": b"x", "headers": {"content-type": "text/plain"}}, (415, "unsupported_media_type", None)),
     ):
         async with app.post("/v1/jobs", **sent) as answer:

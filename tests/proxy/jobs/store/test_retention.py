@@ -44,17 +44,12 @@ async def test_a_sweep_of_what_is_new_takes_nothing(store: Kept) -> None:
     ("status", "kind"),
     [
         (JobStatus.CREATED, FailureKind.CREATED_TIMEOUT),
-        (JobStatus.DOWNLOADING, FailureKind.DOWNLOAD_TIMEOUT),
         (JobStatus.PENDING, FailureKind.ENGINE_FAILED),
-        (JobStatus.PROCESSING, FailureKind.PROCESSING_TIMEOUT),
     ],
 )
-async def test_a_job_that_is_too_long_in_a_state_fails(store: Kept, status: JobStatus, kind: FailureKind) -> None:
+async def test_a_job_that_waits_too_long_fails(store: Kept, status: JobStatus, kind: FailureKind) -> None:
     link = NewJob(LOCAL_ACCOUNT, "test", LinkSource("https://a.example/x"), JobOptions())
-    is_link = status in (JobStatus.CREATED, JobStatus.DOWNLOADING)
-    made = await store.jobs.submit(link) if is_link else await submitted(store)
-    if status in (JobStatus.DOWNLOADING, JobStatus.PROCESSING):
-        await claimed(queue(store))
+    made = await store.jobs.submit(link) if status is JobStatus.CREATED else await submitted(store)
     limit_ms = Periods().deadlines_ms[status]
     await aged(store, job, state_ms=limit_ms - 60_000)
     assert (await sweeper(store).sweep())["deadline"] == 0
@@ -63,6 +58,14 @@ async def test_a_job_that_is_too_long_in_a_state_fails(store: Kept, status: JobS
     ended = await store.jobs.get(LOCAL_ACCOUNT, made.id)
     assert ended.failure is not None
     assert ended.failure.kind is kind
+
+
+async def test_a_job_that_somebody_works_on_is_no_sweeps(store: Kept) -> None:
+    made = await submitted(store)
+    await claimed(queue(store))
+    await aged(store, job, state_ms=10 * Periods().deadlines_ms[JobStatus.PENDING])
+    assert (await sweeper(store).sweep())["deadline"] == 0
+    assert (await store.jobs.get(LOCAL_ACCOUNT, made.id)).status is JobStatus.PROCESSING
 
 
 async def test_a_recording_goes_a_day_after_its_job_and_the_result_stays(store: Kept, places: Places) -> None:
