@@ -129,7 +129,7 @@ async def _told(measuring: Awaitable[Point]) -> Point:
 
 def keys() -> list[Remembered]:
     """Fill what one key remembers, past its cap."""
-    ring = KeyRing(lambda *_: b"", lifetime_s=3_600, overlap_s=600, now=0.0, kems=[Kem.X25519_HKDF_SHA256])  # type: ignore[arg-type, return-value]
+    ring = KeyRing(lambda *_: b"", lifetime_s=3_600, overlap_s=600, now=0.0, kems=[Kem.X25519_HKDF_SHA256])  # type: ignore[arg-type]
     held = ring.current(0.0).keys[0]
     found, before_bytes = [], _held_bytes()
     for step in range(1, STEPS + 1):

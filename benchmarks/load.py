@@ -55,7 +55,7 @@ class Caller:
         try:
             writer.write(question.wire)
             await writer.drain()
-            status, headers, body = await _answer(reader)
+            status, headers, body = await read_answer(reader)
         except (OSError, asyncio.IncompleteReadError, ValueError) as exc:
             self.close()
             raise FailedError(type(exc).__name__) from exc
@@ -73,7 +73,8 @@ class Caller:
             self._streams = None
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers in lower case, and body. Raises OSError, asyncio.IncompleteReadError, ValueError."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
     headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     status = int(first.split(" ")[1])

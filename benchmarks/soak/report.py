@@ -136,9 +136,18 @@ def _details(asked: Sequence[Asked], record: Record) -> Iterator[str]:
 def _row(kind: Kind, asked: Sequence[Asked]) -> Row:
     outcomes = Counter(each.outcome for each in asked)
     took_s = sorted(each.end_s - each.start_s for each in asked)
-    counts = {outcome.value: outcomes[outcome] for outcome in Outcome}
-    shares = {"median_s": _share(took_s, 0.5), "p99_s": _share(took_s, 0.99), "longest_s": _share(took_s, 1.0)}
-    return Row(kind=kind.value, requests=len(asked), **counts, **{name: round(s, 2) for name, s in shares.items()})
+    return Row(
+        kind=kind.value,
+        requests=len(asked),
+        right=outcomes[Outcome.RIGHT],
+        told=outcomes[Outcome.TOLD],
+        wrong=outcomes[Outcome.WRONG],
+        failed=outcomes[Outcome.FAILED],
+        hang=outcomes[Outcome.HANG],
+        median_s=round(_share(took_s, 0.5), 2),
+        p99_s=round(_share(took_s, 0.99), 2),
+        longest_s=round(_share(took_s, 1.0), 2),
+    )
 
 
 def _share(ordered: Sequence[float], share: float) -> float:

@@ -9,7 +9,9 @@ section 6.6). For one epoch keys and the statement that names them belong togeth
       statements         was verified       differ
 
 An epoch of which a key has seen as many requests as its replay memory should hold retires at once, and dies one
-overlap and grace later, whatever its statement promised: who still seals to it then is told to verify again.
+overlap and grace later, whatever its statement promised: who still seals to it then is told to verify again. So do all
+that began before the clock was set back by more than a lifetime: they would live longer than any may, and clients
+refuse statements that promise so much.
 
 An epoch has a key of each KEM that the engine's cryptographic library has (`core.channel.kem`), and all of them begin
 and end together. Where live sessions are served it has as many again for them, which open nothing else (RFC 9458
@@ -109,17 +111,17 @@ class KeyRing:
     def expire(self, now: float) -> None:
         """Delete dead keys and begin a new epoch when it is time; also called on a timer, so that idle keys die."""
         newest = self._epochs[-1]
-        if any(held.replays.full for held in (*newest.keys, *newest.live_keys)):
-            self._retire(now)
+        if newest.retires_at > now + 2 * self._lifetime_s:  # the clock was set back
+            self._epochs = [self._retired(epoch, now) for epoch in self._epochs]
+        elif any(held.replays.full for held in (*newest.keys, *newest.live_keys)):
+            self._epochs[-1] = self._retired(newest, now)
         if now >= self._epochs[-1].retires_at:
             self._begin(now)
         self._epochs = [epoch for epoch in self._epochs if now < epoch.dies_at]
 
-    def _retire(self, now: float) -> None:
-        """End the current epoch early: otherwise whoever fills key after key would fill the memory."""
-        newest = self._epochs.pop()
-        dies_at = min(newest.dies_at, now + self._overlap_s + CLOCK_GRACE_S)
-        self._epochs.append(replace(newest, retires_at=now, dies_at=dies_at))
+    def _retired(self, epoch: KeyEpoch, now: float) -> KeyEpoch:
+        """An epoch that ends early: otherwise whoever fills key after key would fill the memory."""
+        return replace(epoch, retires_at=now, dies_at=min(epoch.dies_at, now + self._overlap_s + CLOCK_GRACE_S))
 
     def _begin(self, now: float) -> None:
         taken = {

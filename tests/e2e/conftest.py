@@ -18,6 +18,7 @@ from engine.app import EngineParts, RunningEngine, running_engine
 from engine.backends.choose import Backend
 from engine.settings import EngineSettings
 from proxy.app import RunningProxy, running_proxy
+from proxy.sender import ProxyParts
 from proxy.settings import ProxySettings
 from tests.e2e.middle import Middle, middle
 from tests.e2e.processes import POLICY
@@ -99,6 +100,7 @@ async def whole_path(
     parts: EngineParts | None = None,
     *,
     of_engine: Mapping[str, Any] = MappingProxyType({}),
+    proxy_parts: ProxyParts | None = None,
     **options: Any,
 ) -> AsyncIterator[Whole]:
     """Everything running; `options` are the proxy's settings, `of_engine` the engine's."""
@@ -107,7 +109,7 @@ async def whole_path(
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(running_engine(engine_settings(directory, **of_engine), parts))
         box = await stack.enter_async_context(middle(f"http://{engine.address}"))
-        proxy = await stack.enter_async_context(running_proxy(proxy_settings(box.url, **options)))
+        proxy = await stack.enter_async_context(running_proxy(proxy_settings(box.url, **options), proxy_parts))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Whole(engine, transcriber, box, proxy, session)
 

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 
-from benchmarks.load import family
+from benchmarks.load import Question, family, read_answer
 from tests.e2e.conftest import TRANSCRIPTIONS
 from tests.e2e.processes import RECORDING, SAID, Program, engine, proxy, until_ready
 from tests.engine.gateway.sealed_client import FORM
@@ -86,16 +86,30 @@ class Overloaded:
 
     async def asked(self, body: bytes, times: int) -> Counter[tuple[int, str]]:
         """The same request, so many times at once: how often each answer came, as status and text or code."""
-        data = sealed_form(body, ("model", "nano"))
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as http:
+        wire = Question.post(
+            self.url, TRANSCRIPTIONS, sealed_form(body, ("model", "nano")), FORM[1], streamed=False
+        ).wire
+        return Counter(await asyncio.gather(*(asked(self.url, wire) for _ in range(times))))
 
-            async def ask() -> tuple[int, str]:
-                async with http.post(self.url + TRANSCRIPTIONS, data=data, headers=dict([FORM])) as response:
-                    answer = json.loads(await response.read())
-                    return response.status, answer["text"] if response.status == 200 else answer["error"]["code"]
 
-            return Counter(await asyncio.gather(*(ask() for _ in range(times))))
+async def asked(url: str, wire: bytes) -> tuple[int, str]:
+    """One request, whose answer is read while it is sent: a refusal does not wait for the end of an upload."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port, limit=MIB)
+
+    async def send() -> None:
+        with suppress(ConnectionError):
+            writer.write(wire)
+            await writer.drain()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(send())
+            status, _, content = await read_answer(reader)
+            sending.cancel()
+    finally:
+        writer.transport.abort()
+    answer = json.loads(content)
+    return status, answer["text"] if status == 200 else answer["error"]["code"]
 
 
 @asynccontextmanager

@@ -68,6 +68,20 @@ def test_a_clock_that_steps_back_changes_nothing() -> None:
     assert path_of(keys, NOW - 500) == first
 
 
+def test_after_a_clock_was_set_back_by_more_than_a_lifetime_no_key_outlives_what_it_may() -> None:
+    keys = ring()
+    older = path_of(keys, NOW)
+    newer = path_of(keys, NOW + 1000)
+    back = NOW - 5000
+    current = keys.current(back)
+    assert current.keys[0].key.config.path_digest not in (older, newer)
+    assert current.retires_at == back + 1000
+    dies_at = back + 100 + CLOCK_GRACE_S
+    assert keys.find(newer, dies_at - 0.1)
+    assert not any(keys.find(digest, dies_at) for digest in (older, newer))
+    assert keys.current(dies_at) == current
+
+
 @pytest.mark.parametrize("kem", Kem)
 def test_a_full_replay_set_brings_new_keys_and_an_early_end_of_the_old_ones(kem: Kem) -> None:
     keys = ring(max_enc=2)

@@ -76,7 +76,8 @@ async def test_an_engine_that_was_cut_off_before_it_is_asked_is_given_up_and_com
         (there.plug if cut is Apart.pull else there.pass_on)()
         both.member(both.first).health.aside_until_s = 0.0
         await answered(both)
-        assert both.first.said.count(WHOLE) == 2
+        # What the kernel had when it was given up arrives after all: who broke off may do the work (ADR 14).
+        assert both.first.said.count(WHOLE) in {2, 3}
         assert both.first.said.count("attested") == 1
 
 
