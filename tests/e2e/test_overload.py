@@ -28,7 +28,8 @@ FORMULA_BYTES = 2 * UPLOADS_BYTES + 27 * MIB * MAX_REQUESTS + 40 * 1024 * MAX_CO
 """docs/architecture.md, "Memory of a request"."""
 PROXY_BYTES = 64 * MIB
 """Beyond the bodies that are kept (benchmarks/README.md), of which 256 MiB at most are in memory."""
-REFUSALS = {(503, "overloaded"), (503, "engine_unavailable")}
+REFUSALS = {(503, "overloaded"), (503, "engine_unavailable"), (502, "stream_truncated")}
+"""The last where the engine had begun to answer and cut the connection."""
 
 pytestmark = pytest.mark.slow
 
