@@ -12,7 +12,7 @@ from tests.requirements import need
 
 pytestmark = pytest.mark.slow
 
-SHORT = Weather(jobs=8, hearing_s=0.5, lease_s=3.0, death_every_s=5.0, away_s=4.0, engine_away_s=4.0, wrong_s=4.0)
+SHORT = Weather(jobs=6, hearing_s=0.5, lease_s=3.0, death_every_s=5.0, away_s=4.0, engine_away_s=4.0, wrong_s=4.0)
 
 
 @pytest.mark.parametrize("trial", TRIALS)

@@ -3,6 +3,9 @@
 A job is claimed for the length of a lease, which its worker renews. Each claim has a fence, one more than the last, and
 what a worker writes holds only under its own fence: of two who both think that they have a job one writes nothing.
 
+A clock that was stepped back leaves times behind that are too far away to be meant: such a lease is none, and such a
+wait is over. So a part may be heard twice, and no job waits until the clock is there again.
+
 The next job is the oldest of the highest priority, of the account that was served longest ago, among those with fewer
 jobs under way than their plan allows. In PostgreSQL whoever claims holds the account's row meanwhile: so the jobs under
 way are counted right, and claims for different accounts do not wait for each other.
@@ -59,6 +62,11 @@ MAX_ATTEMPTS: Final = 3
 MAX_CLAIMS: Final = 5
 """How many workers may die over one job."""
 
+_LEASE_SLACK_MS: Final = 60_000
+"""A lease is no longer than two of ours and this: other workers' may be longer than ours."""
+_LONGEST_WAIT_MS: Final = 600_000
+"""Nobody puts a job off for so long."""
+
 _CANDIDATES: Final = 8
 _TRIES: Final = 5
 _BREATH_S: Final = 0.02
@@ -114,7 +122,7 @@ class Queue:
         return None
 
     async def _claim(self, tx: Tx, besides: Collection[JobId]) -> Claim | None:
-        row = await _next(tx, _claimable(tx, besides))
+        row = await _next(tx, self._is_leased(tx), besides)
         if row is None:
             return None
         if row.attempts >= MAX_CLAIMS:
@@ -130,6 +138,11 @@ class Queue:
             await fail(tx, row, Failure(FailureKind.SOURCE_LOST), self._funds)
             tx.tell(QUEUE)
             return None
+
+    def _is_leased(self, tx: Tx) -> ColumnElement[bool]:
+        """Somebody has the job, or would by a clock that nobody stepped."""
+        longest_ms = 2 * self._lease_ms + _LEASE_SLACK_MS
+        return job.c.lease_ms.between(tx.lease_now_ms, tx.lease_now_ms + longest_ms)
 
     async def _claimed(self, tx: Tx, row: Row[Any]) -> Claim:
         needs_download = row.source == "link" and row.blob is None
@@ -291,9 +304,10 @@ def _mine(claim: Claim) -> tuple[ColumnElement[bool], ...]:
     return job.c.id == claim.job.id, job.c.fence == claim.fence, job.c.status.in_(_WORKED_ON)
 
 
-def _claimable(tx: Tx, besides: Collection[JobId]) -> ColumnElement[bool]:
-    waits = and_(job.c.status.in_((JobStatus.CREATED, JobStatus.PENDING)), job.c.due_ms <= tx.now_ms)
-    abandoned = and_(job.c.status.in_(_WORKED_ON), job.c.lease_ms < tx.lease_now_ms, job.c.id.not_in(besides))
+def _claimable(tx: Tx, is_leased: ColumnElement[bool], besides: Collection[JobId]) -> ColumnElement[bool]:
+    is_put_off = job.c.due_ms.between(tx.now_ms + 1, tx.now_ms + _LONGEST_WAIT_MS)
+    waits = and_(job.c.status.in_((JobStatus.CREATED, JobStatus.PENDING)), ~is_put_off)
+    abandoned = and_(job.c.status.in_(_WORKED_ON), ~is_leased, job.c.id.not_in(besides))
     return and_(text(ACTIVE), or_(waits, abandoned))
 
 
@@ -301,8 +315,9 @@ class _ContendedError(Exception):
     """Somebody else claims for the only accounts that have work, at this moment."""
 
 
-async def _next(tx: Tx, claimable: ColumnElement[bool]) -> Row[Any] | None:
+async def _next(tx: Tx, is_leased: ColumnElement[bool], besides: Collection[JobId]) -> Row[Any] | None:
     """The next job, locked as its account is. Raises _ContendedError."""
+    claimable = _claimable(tx, is_leased, besides)
     waits = exists().where(job.c.account == account.c.id, claimable)
     query = (
         select(account.c.id, plan.c.concurrency)
@@ -317,19 +332,21 @@ async def _next(tx: Tx, claimable: ColumnElement[bool]) -> Row[Any] | None:
         locked = (await tx.run(mine.with_for_update(skip_locked=True, key_share=True))).one_or_none()
         if locked is None:
             contended = True
-        elif (row := await _oldest(tx, claimable, candidate.id, candidate.concurrency)) is not None:
+        elif (row := await _oldest(tx, claimable, is_leased, candidate)) is not None:
             return row
     if contended:
         raise _ContendedError
     return None
 
 
-async def _oldest(tx: Tx, claimable: ColumnElement[bool], owner: str, concurrency: int | None) -> Row[Any] | None:
+async def _oldest(
+    tx: Tx, claimable: ColumnElement[bool], is_leased: ColumnElement[bool], owner: Row[Any]
+) -> Row[Any] | None:
     """Of an account that is locked, unless it has as many under way as it may."""
-    if concurrency is not None:
-        under_way = (job.c.account == owner, job.c.status.in_(_WORKED_ON), job.c.lease_ms >= tx.lease_now_ms)
-        if (await tx.run(select(func.count()).where(text(ACTIVE), *under_way))).scalar_one() >= concurrency:
+    if owner.concurrency is not None:
+        under_way = (job.c.account == owner.id, job.c.status.in_(_WORKED_ON), is_leased)
+        if (await tx.run(select(func.count()).where(text(ACTIVE), *under_way))).scalar_one() >= owner.concurrency:
             return None
     order = (job.c.rank, job.c.created_ms, job.c.id)
-    oldest = select(job).where(job.c.account == owner, claimable).order_by(*order).limit(1)
+    oldest = select(job).where(job.c.account == owner.id, claimable).order_by(*order).limit(1)
     return (await tx.run(oldest.with_for_update(skip_locked=True, key_share=True))).one_or_none()

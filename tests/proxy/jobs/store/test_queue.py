@@ -69,6 +69,22 @@ async def test_a_job_whose_lease_ran_out_goes_to_another_worker_and_is_lost_for_
     assert (await store.jobs.get(LOCAL_ACCOUNT, lost.job.id)).status is JobStatus.COMPLETED
 
 
+async def test_what_a_clock_left_behind_that_was_stepped_back_keeps_no_job(store: Kept) -> None:
+    far_ms = 3_600_000
+    await submitted(store)
+    dead, next_one = queue(store, "dead"), queue(store, "next")
+    lost = await claimed(dead)
+    async with store.database.begin() as tx:
+        await tx.run(update(job).values(lease_ms=job.c.lease_ms + far_ms))
+    taken = await claimed(next_one)
+    assert (taken.job.id, taken.fence) == (lost.job.id, lost.fence + 1)
+    await next_one.release(taken, delay_ms=60_000)
+    assert await next_one.claim() is None
+    async with store.database.begin() as tx:
+        await tx.run(update(job).values(due_ms=job.c.due_ms + far_ms))
+    assert (await claimed(next_one)).job.id == lost.job.id
+
+
 async def test_of_one_accounts_jobs_the_more_urgent_is_begun_first(store: Kept) -> None:
     made = [
         await submitted(store, options=JobOptions(priority=priority))
@@ -228,7 +244,7 @@ async def test_what_ran_before_in_the_only_process_is_taken_over_at_once(places:
         pytest.skip("of PostgreSQL there are many processes")
     async with kept(places) as store:
         await submitted(store)
-        await claimed(queue(store, "first", lease_ms=1 << 40))
+        await claimed(queue(store, "first", lease_ms=120_000))
     async with kept(places) as store:
         mine = queue(store, "second")
         assert await mine.claim() is None
