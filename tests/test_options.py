@@ -56,7 +56,10 @@ OF_A_CALL = {
     "sottovoce transcribe": {"api_key", "token", "model"},
     "sottovoce live": {"api_key", "token", "model"},
     "sottovoce status": {"api_key", "token"},
-    **{f"sottovoce jobs {act}": {"api_key", "token"} for act in ("cancel", "delete", "export", "list", "show")},
+    **{
+        f"sottovoce jobs {act}": {"api_key", "token"}
+        for act in ("cancel", "delete", "export", "list", "receipts", "show")
+    },
     "sottovoce jobs submit": {"api_key", "token", "model"},
     # The engine's file of API keys, by the engine's own flag and variable.
     **{f"sottovoce-engine keys {act}": {"api_keys"} for act in ("add", "list", "revoke")},
