@@ -28,6 +28,7 @@ from engine.app import EngineParts
 from engine.backends.choose import Backend
 from engine.speech.observer import Sample
 from proxy.app import running_proxy
+from proxy.jobs.vault import KeyFile
 from tests.e2e.conftest import Whole, proxy_settings, whole_path
 from tests.e2e.forged import SNP_RULES, written
 from tests.e2e.processes import RECORDING, Program
@@ -114,9 +115,11 @@ async def prometheus(directory: Path, targets: Mapping[str, Sequence[str]]) -> A
 
 @asynccontextmanager
 async def everything(directory: Path) -> AsyncIterator[tuple[Whole, Mapping[str, Sequence[str]]]]:
-    """Two engines, one of them attested by hardware; three proxies, one of which refuses its engine."""
+    """Two engines, one of them attested by hardware; three proxies: one has jobs, one refuses its engine."""
     for name in ("model", "pod", "state", "log"):
         (directory / name).mkdir()
+    KeyFile.make(directory / "jobs.key")
+    jobs: dict[str, Any] = {"jobs": True, "jobs_dir": directory / "jobs", "jobs_key": directory / "jobs.key"}
     parts = EngineParts(backend=Backend(FakeTranscriber(script=scripted("hello"))), window_s=3_600)
     attested, vendors = written(directory / "attested", POD_RULES, "snp"), written(directory / "vendors", SNP_RULES)
     async with AsyncExitStack() as stack:
@@ -125,7 +128,9 @@ async def everything(directory: Path) -> AsyncIterator[tuple[Whole, Mapping[str,
         options: dict[str, Any] = {"offline_collateral": True, "state_dir": directory / "state"}
         fronts = [
             whole.proxy,
-            await stack.enter_async_context(running_proxy(proxy_settings(shipped.url, policy=attested, **options))),
+            await stack.enter_async_context(
+                running_proxy(proxy_settings(shipped.url, policy=attested, **options, **jobs))
+            ),
             await stack.enter_async_context(running_proxy(proxy_settings(whole.middle.url, policy=vendors, **options))),
         ]
         yield (
