@@ -110,8 +110,8 @@ async def test_those_whom_the_caller_knows_have_their_names_all_through(front: P
     for name, samples in {"call": None, "he": HE[-6 * RATE_HZ :], "she": SHE[-5 * RATE_HZ :]}.items():
         (tmp_path / f"{name}.wav").write_bytes(CALL if samples is None else wav(samples))
     known = ("--speaker", f"Kennedy={tmp_path / 'he.wav'}", "--speaker", f"Linda={tmp_path / 'she.wav'}")
-    asked = ("jobs", "submit", str(tmp_path / "call.wav"), "--diarize", "--wait", "--url", front.url, *known)
-    done = await typed(*asked)
+    asked = ("jobs", "submit", str(tmp_path / "call.wav"), "--diarize", "--speaker-count", "2", *known)
+    done = await typed(*asked, "--wait", "--url", front.url)
     assert done.exit_code == 0, done.output
     shown = await typed("jobs", "export", done.stdout.strip(), "--format", "json", "--url", front.url)
     result = json.loads(shown.stdout)
