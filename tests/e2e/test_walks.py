@@ -116,6 +116,7 @@ async def reader(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Read
             "/etc/sottovoce": str(directory),
             "/models/faster-whisper-large-v3": str(CHECKPOINT),
             "/models/whisper-large-v3": str(CHECKPOINT),
+            "/models/qwen2.5-7b-instruct": str(CHECKPOINT),
             "/models/whisper": str(CHECKPOINT),
             ".weights/whisper-base": str(CHECKPOINT),
             "examples/kennedy.flac": "examples/hello.wav",
