@@ -7,6 +7,7 @@ import re
 import stat
 import tomllib
 from pathlib import Path
+from typing import Final
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -42,10 +43,17 @@ def archive(name: str) -> Archive:
     return unpack(find(name))
 
 
+THEIRS: Final = {"python_version": "3.11", "python_full_version": "3.11.2"}
+
+
 def pinned(lock: str) -> dict[str, str]:
-    text = (ROOT / lock).read_text()
+    """What a lock installs with the images' Python."""
+    lines = re.findall(r"^([\w.-]+==[^\\\n]+)", (ROOT / lock).read_text(), re.MULTILINE)
+    found = [Requirement(line) for line in lines]
     return {
-        canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^ ;]+)", text, re.MULTILINE)
+        canonicalize_name(one.name): str(one.specifier).removeprefix("==")
+        for one in found
+        if one.marker is None or one.marker.evaluate(THEIRS)
     }
 
 

@@ -168,7 +168,7 @@ def _tampered() -> list[dict[str, Any]]:
 SAYS_WRONGLY: Final = {
     "padding that is not zero": b"\x00\x01",
     "a record longer than its frame": bytes([2]) + (1021).to_bytes(3, "big"),
-    "a type that is not known": record(6, b"x"),
+    "a type that is not known": record(7, b"x"),
     "a second head": OPEN,
     "empty audio": record(4),
     "an empty part of an event": record(3),
