@@ -23,6 +23,8 @@ from tests.places import ROOT
 
 LEGAL = re.compile(rf"{PREFIX}(_[a-z0-9]+)+")
 DOCUMENT = ROOT / "docs" / "metrics.md"
+WRITTEN = re.compile(rf"{PREFIX}_(instruct|summary)_")
+"""What is told of summaries, which no recogniser writes."""
 SERVER = [Sample(name, 1.0) for name in MODEL_SERVER_SERIES]
 """Everything that a model server may say, once."""
 
@@ -81,6 +83,8 @@ def full() -> Telemetry:
     telemetry = Telemetry("fake")
     for event in EVENTS.values():
         event(telemetry.speech)
+    telemetry.summaries.text_written(7, 3)
+    telemetry.summaries.summary_failed()
     telemetry.close_window({"nano": SERVER})
     return telemetry
 
@@ -95,6 +99,12 @@ def samples(telemetry: Telemetry) -> dict[tuple[str, frozenset[tuple[str, str]]]
 
 def published(telemetry: Telemetry, name: str) -> list[float]:
     return [value for (found, _), value in samples(telemetry).items() if found == name]
+
+
+def test_what_an_instruct_model_wrote_is_counted() -> None:
+    telemetry = full()
+    assert published(telemetry, "instruct_texts_total") == published(telemetry, "summary_failures_total") == [1]
+    assert sorted(published(telemetry, "instruct_tokens_total")) == [3, 7]
 
 
 # --- all of them
@@ -152,6 +162,7 @@ def test_what_is_live_is_what_is_seen_from_outside_anyway() -> None:
         "build_info",
         "envelopes_refused",
         "insecure_evidence",
+        "instruct_model_ready",
         "key_expiry_timestamp_seconds",
         "live_frames",
         "live_sessions",
@@ -162,7 +173,8 @@ def test_what_is_live_is_what_is_seen_from_outside_anyway() -> None:
 
 def test_every_series_of_speech_names_its_backend() -> None:
     telemetry = full()
-    found = [sample for family in telemetry.windowed.registry.collect() for sample in family.samples]
+    heard = [family for family in telemetry.windowed.registry.collect() if not WRITTEN.match(family.name)]
+    found = [sample for family in heard for sample in family.samples]
     assert {sample.labels["backend"] for sample in found} == {"fake"}
 
 
