@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.requirements import need, need_program
+import pytest
+
+from tests.requirements import need_program
 
 _CLONE_NEWNET: Final = 0x40000000
 _RULES: Final = """
@@ -74,8 +76,8 @@ def apart() -> Iterator[Apart]:
     name = f"sottovoce-{os.getpid()}"
     try:
         _ip("netns", "add", name)
-    except subprocess.CalledProcessError as exc:
-        need(False, f"the right to make a network namespace ({exc.stderr.strip()})")
+    except subprocess.CalledProcessError as exc:  # no package would help
+        pytest.skip(f"no network namespace may be made here: {exc.stderr.strip()}")
     cable, subnet = f"svt{os.getpid()}", f"198.18.{os.getpid() % 250}"  # of RFC 2544: nobody has it
     there = Apart(name, f"{subnet}.1", f"{subnet}.2", ("ip", "netns", "exec", name))
     try:
