@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ async def test_what_was_kept_anew_for_one_job_is_not_anothers(store: Kept, of_an
         assert claim is not None
         blob, size_bytes = await store.blobs.put(content(b"made"))
         await mine.downloaded(claim, blob, size_bytes)
-        await by_hand(store, f"UPDATE job SET due_ms = due_ms + 300000 WHERE id = '{claim.job.id}'")
+        due_ms = round(time.time() * 1000) + 300_000
+        await by_hand(store, f"UPDATE job SET due_ms = {due_ms} WHERE id = '{claim.job.id}'")
         claims.append(claim)
     first, other = claims
     assert (await store.jobs.get(LOCAL_ACCOUNT, first.job.id)).blob != first.job.blob
