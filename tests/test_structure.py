@@ -51,6 +51,7 @@ DOORS = {
     "lxml": {"attestation/gpu/rim.py"},
     "nacl": {"attestation/release/signature.py", "proxy/sealed/spool.py"},
     "numpy": {
+        "engine/backends/faster_whisper/encodings.py",
         "engine/backends/faster_whisper/alignment.py",
         "engine/backends/faster_whisper/worker.py",
         "engine/backends/speakers/basic.py",
