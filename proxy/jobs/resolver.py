@@ -51,6 +51,8 @@ class CommandResolver:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # it may have started others
+            if process.stdout is not None:
+                await process.stdout.read()  # of a process whose output is not read to its end asyncio tells no end
             await process.wait()
         return answer
 
