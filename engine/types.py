@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import count
 
 from core.media.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ, RawSamples
 from core.transcript.types import Segment, Task, TokenLogprob
@@ -110,11 +111,13 @@ class Clip:
     """A stretch of a file that a backend hears at once; at most `MAX_CLIP_S` long.
 
     speech: how likely each of its windows holds speech, as in `AudioBlock`; nothing where that is not known.
+    number: by which a backend knows it again; another file's clip has another, whatever is heard in it.
     """
 
     start_s: float
     pcm: bytes
     speech: bytes = b""
+    number: int = field(default_factory=count(1).__next__, compare=False, repr=False)
 
     @property
     def duration_s(self) -> float:

@@ -1,7 +1,9 @@
-"""What did the encoder make of the last clips? A clip is encoded once for its language, its text and its words.
+"""What did the encoder make of a clip? Each is encoded once for its language, its text and its words.
 
 A pass of the encoder costs as much for a short clip as for one of 30 s: beside a short text that is most of the work.
-What is kept are activations of the model, in the memory that hears the clips anyway, and only of the last few.
+What is kept are activations of the model, in the memory that hears the clips anyway, of the last few clips, and of none
+for longer than it takes until nothing is to be heard. What one recording left behind is not felt by the next: the same
+audio in another request is another clip, and takes as long as if nobody had sent it before.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,17 +28,35 @@ class Encodings:
     """Takes the place of `encode` of `faster_whisper.WhisperModel`, for all its threads.
 
     encode: features (bands x frames, float32) to what the decoder reads, 1500 positions x the model's width: 7.7 MB in
-    float32 for large, 3 MB for base. kept: of how many clips.
+    float32 for large, 3 MB for base. kept: how many of these.
     """
 
     def __init__(self, encode: Callable[[Features], Any], kept: int = KEPT) -> None:
         self._encode = encode
         self._kept = kept
-        self._last: OrderedDict[bytes, Any] = OrderedDict()
+        self._last: OrderedDict[tuple[int, bytes], Any] = OrderedDict()
         self._lock = threading.Lock()
+        self._at_work = threading.local()
+
+    @contextmanager
+    def of(self, clip: int) -> Iterator[None]:
+        """What this thread encodes while the context is open is of that clip; outside of any nothing is kept."""
+        self._at_work.clip = clip
+        try:
+            yield
+        finally:
+            del self._at_work.clip
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        with self._lock:
+            self._last.clear()
 
     def __call__(self, features: Features) -> Any:
-        key = hashlib.sha256(features.tobytes()).digest()
+        clip = getattr(self._at_work, "clip", None)
+        if clip is None:
+            return self._encode(features)
+        key = clip, hashlib.sha256(features.tobytes()).digest()
         with self._lock:
             if (known := self._last.get(key)) is not None:
                 self._last.move_to_end(key)

@@ -177,7 +177,7 @@ class FasterWhisperTranscriber:
             raise BackendError("the faster-whisper worker is not running")
         if model not in self._loading.models:
             raise BackendError("the faster-whisper worker does not serve this model")
-        return worker.call(kind, {"model": model, **fields}, clip.pcm)
+        return worker.call(kind, {"model": model, "clip": clip.number, **fields}, clip.pcm)
 
 
 class _Worker(WorkerProcess):

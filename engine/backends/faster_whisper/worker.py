@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -57,6 +58,9 @@ FAILURES = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 MAX_FAILURES = 3
 """So many calls failing one after the other may point to a broken device: then `KNOWN_GOOD` is asked for."""
+
+REST_S = 10.0
+"""A thread that had nothing to do for so long forgets what was encoded."""
 
 _SECOND = np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
 KNOWN_GOOD = np.round(8_000 * np.sin(2 * np.pi * 440 * _SECOND)).astype("<i2").tobytes()
@@ -96,9 +100,17 @@ class Model:
     def __init__(self, path: str, *, beam_size: int, **options: Any) -> None:
         self._beam_size = beam_size
         self._whisper = WhisperModel(path, local_files_only=True, **options)
-        self._whisper.encode = Encodings(self._whisper.encode)
+        self._encodings = self._whisper.encode = Encodings(self._whisper.encode)
         self._at_work = threading.local()
         self._whisper.generate_with_fallback = self._heeding(self._whisper.generate_with_fallback)
+
+    def hearing(self, clip: int) -> AbstractContextManager[None]:
+        """What this thread hears while the context is open is that clip, which need not be encoded twice."""
+        return self._encodings.of(clip)
+
+    def forget(self) -> None:
+        """Keep nothing of any clip."""
+        self._encodings.forget()
 
     def _heeding(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         """faster-whisper's step behind the encoder, which somebody may not want any more by then."""
@@ -235,7 +247,7 @@ class Server:
 
     def _work(self) -> None:
         while True:
-            call = self._waiting.get()
+            call = self._next()
             try:
                 self._answer(call)
                 self._failures = 0
@@ -247,6 +259,13 @@ class Server:
                 self._fail(call, exc)
             finally:
                 del self._calls[call.number]
+
+    def _next(self) -> Call:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._waiting.get(timeout=REST_S)
+            for model in self._models.values():
+                model.forget()
 
     def _fail(self, call: Call, failure: Exception) -> None:
         """Fail a call. Whose fault that is, what the caller asked for or the device, only another clip can tell."""
@@ -261,6 +280,10 @@ class Server:
     def _answer(self, call: Call) -> None:
         _heed_cancel(call)
         model = self._models[call.fields["model"]]
+        with model.hearing(call.fields["clip"]):
+            self._hear(call, model)
+
+    def _hear(self, call: Call, model: Model) -> None:
         if call.fields["kind"] is Kind.LANGUAGES:
             self._reply(call, Kind.LANGUAGES, {"probabilities": model.languages(call.pcm)})
             return

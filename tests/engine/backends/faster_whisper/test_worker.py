@@ -15,6 +15,7 @@ import pytest
 
 from core.transcript.types import Segment
 from engine.backends.faster_whisper.alignment import TooLongError
+from engine.backends.faster_whisper.encodings import Encodings
 from engine.backends.faster_whisper.messages import (
     Kind,
     decode_fields,
@@ -48,6 +49,7 @@ class ScriptedModel(Model):
 
     def __init__(self, *segments: Segment, failure: Exception | None = None, broken: bool = False) -> None:
         """failure: what is raised of every clip but, unless the device is broken, the one that is known to be good."""
+        self._encodings = Encodings(lambda features: features)
         self._segments = segments
         self._failure = failure
         self._broken = broken
@@ -90,7 +92,7 @@ class Engine:
     def ask(self, kind: Kind, number: int, pcm: bytes = b"\0\0") -> None:
         fields: Fields = {"id": number}
         if kind is not Kind.CANCEL:
-            fields |= {"model": "m", "options": options_to_fields(OPTIONS)}
+            fields |= {"model": "m", "clip": number, "options": options_to_fields(OPTIONS)}
         self._channel.sendall(encode(kind, fields, pcm if kind is not Kind.CANCEL else b""))
 
     def answer(self) -> Fields:
