@@ -25,7 +25,7 @@ from proxy.errors import ErrorCode, ProxyError
 from proxy.jobs.errors import FailedError, TransientError
 from proxy.jobs.model import Capabilities, Failure, FailureKind, JobOptions, Receipt
 from proxy.jobs.ports import Heard, PartContent
-from proxy.sealed.courier import AppRequest, Courier
+from proxy.sealed.courier import AppRequest, Courier, WholeAnswer
 from proxy.sealed.receipts import Witness
 
 PATHS: Final = {Task.TRANSCRIBE: "/v1/audio/transcriptions", Task.TRANSLATE: "/v1/audio/translations"}
@@ -123,19 +123,17 @@ class AttestedEngine:
 
     async def hear(self, part: PartContent, options: JobOptions, *, request_id: str, of: int) -> Heard:
         try:
-            status, headers, body, receipt = await self._ask(part, options, request_id, of)
+            answer = await self._ask(part, options, request_id, of)
         except ProxyError as exc:
             raise of_the_way(exc) from None
-        if status != 200:
-            raise of_the_answer(status, headers, body)
+        if answer.status != 200:
+            raise of_the_answer(answer)
         try:
-            return Heard(_transcript(_Verbose.model_validate_json(body), options.task), receipt)
+            return Heard(_transcript(_Verbose.model_validate_json(answer.body), options.task), _receipt(answer.witness))
         except ValidationError:
             raise TransientError(ENGINE_FAILED) from None  # its text would quote the transcript
 
-    async def _ask(
-        self, part: PartContent, options: JobOptions, request_id: str, of: int
-    ) -> tuple[int, Mapping[str, str], bytes, Receipt | None]:
+    async def _ask(self, part: PartContent, options: JobOptions, request_id: str, of: int) -> WholeAnswer:
         boundary = secrets.token_hex(16)
         pieces: AsyncIterator[bytes] | None = None
 
@@ -154,11 +152,7 @@ class AttestedEngine:
         lease = await self._courier.accept(request)
         fields = _fields(options, options.model or lease.statement.models[0].id, of)
         pieces = _form(part, fields, boundary)
-        async with self._courier.carrying(lease, request) as delivery:
-            if not isinstance(delivery.body, bytes):
-                raise ProxyError(ErrorCode.UPSTREAM_PROTOCOL_ERROR)
-            headers = {name.lower(): value for name, value in delivery.headers}
-            return delivery.status, headers, delivery.body, _receipt(delivery.witness)
+        return await self._courier.fetch(lease, request)
 
 
 def _receipt(witness: Witness | None) -> Receipt | None:
@@ -263,13 +257,13 @@ def of_the_way(exc: ProxyError) -> FailedError:
     return TransientError(ENGINE_FAILED, retry_after_s=exc.retry_after_s, untouched=exc.code in _UNTOUCHED)
 
 
-def of_the_answer(status: int, headers: Mapping[str, str], body: bytes) -> FailedError:
-    """What it means that the engine said no. headers: by their names in lower case."""
-    if status in (429, 503):
-        return TransientError(ENGINE_FAILED, retry_after_s=_seconds(headers.get("retry-after")), untouched=True)
-    if status >= 500:
+def of_the_answer(answer: WholeAnswer) -> FailedError:
+    """What it means that the engine said no."""
+    if answer.status in (429, 503):
+        return TransientError(ENGINE_FAILED, retry_after_s=_seconds(answer.headers.get("retry-after")), untouched=True)
+    if answer.status >= 500:
         return TransientError(ENGINE_FAILED)
-    kind = FailureKind.MEDIA_TOO_LARGE if status == 413 else _OF_THE_RECORDING.get(error_code(body))
+    kind = FailureKind.MEDIA_TOO_LARGE if answer.status == 413 else _OF_THE_RECORDING.get(error_code(answer.body))
     return FailedError(Failure(kind or FailureKind.ENGINE_REFUSED))
 
 

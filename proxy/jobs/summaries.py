@@ -24,12 +24,12 @@ from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.transcript.types import Segment, Task, Transcript
-from proxy.errors import ErrorCode, ProxyError
+from proxy.errors import ProxyError
 from proxy.jobs.errors import FailedError, TransientError
 from proxy.jobs.hearing import ENGINE_FAILED, error_code, of_the_answer, of_the_way
 from proxy.jobs.model import JobResult, Summary, SummaryMethod
 from proxy.jobs.ports import Author
-from proxy.sealed.courier import AppRequest, Courier
+from proxy.sealed.courier import AppRequest, Courier, WholeAnswer
 
 PATH: Final = "/v1/summaries"
 
@@ -56,23 +56,22 @@ class AttestedAuthor:
 
     async def write(self, transcript: Transcript, *, request_id: str) -> Summary | None:
         try:
-            asked = await self._ask(_body(transcript), request_id)
+            answer = await self._ask(_body(transcript), request_id)
         except ProxyError as exc:
             raise of_the_way(exc) from None
-        if asked is None:
+        if answer is None:
             return None
-        status, headers, body = asked
-        if status == 503 and error_code(body) == NO_MODEL_NOW:
+        if answer.status == 503 and error_code(answer.body) == NO_MODEL_NOW:
             raise TransientError(ENGINE_FAILED)
-        if status != 200:
-            raise of_the_answer(status, headers, body)
+        if answer.status != 200:
+            raise of_the_answer(answer)
         try:
-            answer = _Answer.model_validate_json(body)
+            written = _Answer.model_validate_json(answer.body)
         except ValidationError:
             raise TransientError(ENGINE_FAILED) from None  # its text would quote the transcript
-        return Summary(answer.summary, answer.topics, SummaryMethod.MODEL, answer.model)
+        return Summary(written.summary, written.topics, SummaryMethod.MODEL, written.model)
 
-    async def _ask(self, body: bytes, request_id: str) -> tuple[int, dict[str, str], bytes] | None:
+    async def _ask(self, body: bytes, request_id: str) -> WholeAnswer | None:
         """None where the engine has no model for it."""
         pieces = iter((body,))
 
@@ -90,10 +89,7 @@ class AttestedAuthor:
         lease = await self._courier.accept(request)
         if lease.statement.instruct_model is None:
             return None
-        async with self._courier.carrying(lease, request) as delivery:
-            if not isinstance(delivery.body, bytes):
-                raise ProxyError(ErrorCode.UPSTREAM_PROTOCOL_ERROR)
-            return delivery.status, {name.lower(): value for name, value in delivery.headers}, delivery.body
+        return await self._courier.fetch(lease, request)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -50,6 +50,16 @@ class Delivery:
     headers: list[tuple[str, str]]
     body: bytes | AsyncIterator[bytes]
     witness: Witness | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WholeAnswer:
+    """An answer that is no stream. headers: by their names in lower case. witness: as of a `Delivery`."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    witness: Witness | None
 
 
 class Courier:
@@ -98,6 +108,14 @@ class Courier:
                     yield Delivery(answer.status, released_headers(answer.headers), content, answer.witness)
             finally:
                 self._telemetry.uploaded(body.received_bytes)
+
+    async def fetch(self, lease: Lease, request: AppRequest) -> WholeAnswer:
+        """The answer to a request that asks for no stream. Raises ProxyError, also for one that is a stream."""
+        async with self.carrying(lease, request) as delivery:
+            if not isinstance(delivery.body, bytes):
+                raise ProxyError(ErrorCode.UPSTREAM_PROTOCOL_ERROR)
+            headers = {name.lower(): value for name, value in delivery.headers}
+            return WholeAnswer(delivery.status, headers, delivery.body, delivery.witness)
 
 
 async def _events(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
