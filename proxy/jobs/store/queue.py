@@ -149,7 +149,6 @@ class Queue:
         status = JobStatus.DOWNLOADING if needs_download else JobStatus.PROCESSING
         values = {
             "status": status,
-            "state_ms": row.state_ms if row.status == status else tx.now_ms,
             "started_ms": func.coalesce(job.c.started_ms, tx.now_ms),
             "attempts": row.attempts + 1,
             "worker": self._worker,
@@ -196,7 +195,7 @@ class Queue:
         """
         check_length(made.audio_ms, claim.terms.max_audio_ms)
         async with self._database.begin() as tx:
-            await self._change(tx, claim, audio_ms=made.audio_ms)
+            await self._change(tx, claim, audio_ms=made.audio_ms, state_ms=tx.now_ms)
             if made.blob is not None:
                 await self._change(tx, claim, **await self._blob(tx, claim, made.blob))
                 if claim.job.blob is not None:
@@ -242,7 +241,7 @@ class Queue:
         """Raises LostError, MissingError."""
         async with self._database.begin() as tx:
             # A job that gets on is none over which workers die.
-            await self._change(tx, claim, lease_ms=tx.lease_now_ms + self._lease_ms, attempts=1)
+            await self._change(tx, claim, lease_ms=tx.lease_now_ms + self._lease_ms, attempts=1, state_ms=tx.now_ms)
             key = await self._records.key(tx, job_record(claim.job.account, claim.job.id))
             sealed = seal(key, part_place(claim.job.id, index), TRANSCRIPT.dump_json(heard))
             signed = None if receipt is None else RECEIPT.dump_json(receipt)

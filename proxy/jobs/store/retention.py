@@ -51,7 +51,8 @@ _FAILURES: Final[Mapping[JobStatus, FailureKind]] = {
 
 @dataclass(frozen=True, slots=True)
 class Periods:
-    """deadlines_ms: how long a job may wait in a state; how long work on one may take is its worker's (`Pace`).
+    """deadlines_ms: how long a job may wait in a state since it last got on, however often it was begun meanwhile; how
+    long work on one may take is its worker's (`Pace`).
 
     audio_ms: how long a recording is kept after its job's end.
     results_ms: how long a result is kept, None until it is deleted. deleted_ms: how long of a deleted job is kept that

@@ -150,10 +150,11 @@ upload = Table(
     Column("sealed_file", LargeBinary, nullable=False),
 )
 
-# state_ms: when its status was last changed. fence: of the last claim; whoever has an older one has lost the job.
-# due_ms: not before then. notify: somebody wants to be told when it is final. rank: lower ones are begun first among
-# those of their account. keep_ms: so long after its end its content is forgotten. sealed_blob: which recording is its,
-# where that is another than the one it was submitted with.
+# state_ms: when it last got on: it was submitted, its recording arrived, it was planned, a part was heard, or it ended;
+# a claim is none of these. fence: of the last claim; whoever has an older one has lost the job. due_ms: not before
+# then. notify: somebody wants to be told when it is final. rank: lower ones are begun first among those of their
+# account. keep_ms: so long after its end its content is forgotten. sealed_blob: which recording is its, where that is
+# another than the one it was submitted with.
 job = Table(
     "job",
     METADATA,

@@ -9,11 +9,21 @@ import pytest
 from sqlalchemy import Table, func, insert, select, update
 
 from proxy.jobs.errors import MissingError
-from proxy.jobs.model import LOCAL_ACCOUNT, Failure, FailureKind, JobOptions, JobStatus, LinkSource, NewJob
+from proxy.jobs.model import (
+    LOCAL_ACCOUNT,
+    Failure,
+    FailureKind,
+    JobOptions,
+    JobStatus,
+    LinkSource,
+    NewJob,
+    PartPlan,
+    Plan,
+)
 from proxy.jobs.service import Kept, Places
 from proxy.jobs.store.retention import Periods, Sweeper
 from proxy.jobs.store.schema import answer, blob, job, record_key, upload
-from tests.proxy.jobs.made import claimed, completed, content, queue, submitted
+from tests.proxy.jobs.made import HEARD, claimed, completed, content, queue, submitted
 
 
 def sweeper(store: Kept, periods: Periods | None = None) -> Sweeper:
@@ -58,6 +68,32 @@ async def test_a_job_that_waits_too_long_fails(store: Kept, status: JobStatus, k
     ended = await store.jobs.get(LOCAL_ACCOUNT, made.id)
     assert ended.failure is not None
     assert ended.failure.kind is kind
+
+
+async def test_a_job_that_is_begun_again_and_again_waits_no_longer_for_it(store: Kept) -> None:
+    made, jobs = await submitted(store), queue(store)
+    limit_ms = Periods().deadlines_ms[JobStatus.PENDING]
+    await jobs.release(await claimed(jobs))
+    await aged(store, job, state_ms=limit_ms - 60_000)
+    claim = await claimed(jobs)
+    await aged(store, job, state_ms=120_000)
+    assert (await sweeper(store).sweep())["deadline"] == 0
+    await jobs.release(claim)
+    assert (await sweeper(store).sweep())["deadline"] == 1
+    ended = await store.jobs.get(LOCAL_ACCOUNT, made.id)
+    assert ended.failure is not None
+    assert ended.failure.kind is FailureKind.ENGINE_FAILED
+
+
+async def test_a_job_of_which_a_part_was_heard_has_its_whole_time_again(store: Kept) -> None:
+    await submitted(store)
+    jobs = queue(store)
+    claim = await claimed(jobs)
+    await jobs.keep_plan(claim, Plan((PartPlan(0, 0, 1000), PartPlan(1, 1000, 2000)), 2000))
+    await aged(store, job, state_ms=2 * Periods().deadlines_ms[JobStatus.PENDING])
+    await jobs.keep_part(claim, 0, HEARD)
+    await jobs.release(claim)
+    assert (await sweeper(store).sweep())["deadline"] == 0
 
 
 async def test_a_job_that_somebody_works_on_is_no_sweeps(store: Kept) -> None:
