@@ -146,8 +146,10 @@ async def engine(
 
 
 @asynccontextmanager
-async def proxy(log: Path, engine_url: str, *options: str, policy: Path = POLICY) -> AsyncIterator[Program]:
+async def proxy(
+    log: Path, engine_url: str, *options: str, policy: Path = POLICY, variables: Mapping[str, str] | None = None
+) -> AsyncIterator[Program]:
     """A proxy, of a policy that trusts development evidence unless another is given; not waited for."""
     arguments = ("proxy", "--engine", engine_url, "--policy", str(policy), *options)
-    async with program("sottovoce", arguments, log) as running:
+    async with program("sottovoce", arguments, log, variables=variables) as running:
         yield running

@@ -214,6 +214,66 @@ async def test_a_gpu_that_the_policy_does_not_speak_of_is_refused(whole: Whole, 
     assert set(await refusal(tmp_path, whole.engine, written(tmp_path / "policy", SNP_RULES, "snp"))) == {"devices"}
 
 
+# --- vendors who cannot be asked
+
+
+class Vendors:
+    """The way to every vendor, as `HTTPS_PROXY` names it. It takes each question and never answers."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    @asynccontextmanager
+    async def hanging(self) -> AsyncIterator[dict[str, str]]:
+        """The variables of a program that asks them so."""
+        server = await asyncio.start_server(self._take, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            yield {"HTTPS_PROXY": f"http://127.0.0.1:{port}", "NO_PROXY": "127.0.0.1"}
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked += 1
+        await reader.read()
+        writer.close()
+
+
+def own(directory: Path) -> tuple[str, ...]:
+    """Of a proxy that asks vendors, and has had nothing of them yet."""
+    return "--collateral-dir", str(directory / "collateral"), "--state-dir", str(directory / "state")
+
+
+async def test_vendors_who_hang_are_not_needed_for_an_engine_that_delivers_what_they_say(
+    whole: Whole, tmp_path: Path
+) -> None:
+    async with (
+        Vendors().hanging() as variables,
+        proxy(tmp_path / "log", whole.engine.url, *own(tmp_path), policy=whole.policy, variables=variables) as front,
+    ):
+        await until_ready(front)
+        status, answer = await transcribed(whole.session, front)
+    assert (status, answer["text"]) == (200, SAID)
+
+
+async def test_where_a_policy_asks_a_vendor_who_hangs_apps_get_one_clear_error_and_the_engine_nothing(
+    whole: Whole, tmp_path: Path
+) -> None:
+    before = await received_bytes(whole)
+    rules = SNP_RULES + GPU_RULES + "[gpu.nras]\n"  # NVIDIA's own verdict, which no engine delivers
+    policy, vendors = written(tmp_path / "policy", rules, "snp", "gpu_device", "gpu_rim"), Vendors()
+    async with (
+        vendors.hanging() as variables,
+        proxy(tmp_path / "log", whole.engine.url, *own(tmp_path), policy=policy, variables=variables) as front,
+    ):
+        report = await decided(whole.session, front)
+        status, answer = await transcribed(whole.session, front)
+    assert vendors.asked
+    assert report["state"] == "refused"
+    failing = {check["name"] for check in report["last_attempt"]["checks"] if check["status"] == "fail"}
+    assert failing == {"nras gpu answer"}
+    assert (status, answer["error"]["code"]) == (502, "attestation_refused")
+    assert await received_bytes(whole) == before
+
+
 # --- TDX
 
 
