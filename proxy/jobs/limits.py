@@ -1,4 +1,4 @@
-"""Is a recording within what the plan of its account allows?
+"""Is a recording within what the plan of its account allows, and as long as its submission wants it?
 
 Bytes are counted while they arrive, and a length as soon as it is known: nothing is decoded, sent or paid beyond that.
 """
@@ -19,6 +19,12 @@ def check_length(audio_ms: int | None, limit_ms: int | None) -> None:
     """Raises FailedError(MEDIA_TOO_LONG)."""
     if audio_ms is not None and limit_ms is not None and audio_ms > limit_ms:
         raise FailedError(Failure(FailureKind.MEDIA_TOO_LONG, {"limit_ms": limit_ms}))
+
+
+def check_shortest(audio_ms: int | None, min_ms: int) -> None:
+    """Raises FailedError(MEDIA_TOO_SHORT)."""
+    if audio_ms is not None and audio_ms < min_ms:
+        raise FailedError(Failure(FailureKind.MEDIA_TOO_SHORT, {"audio_ms": audio_ms}))
 
 
 def least(*limits: int | None) -> int | None:

@@ -121,15 +121,15 @@ class JobOptions:
     """What shall be heard. Every default that an API documents is put in by its dialect, never here.
 
     model: as the engine names it; None for the first that it serves. language: Whisper's code; None to detect it.
-    words: times of words. segments: of segments. longest_part_s: where the text of a part is wanted before the others
-    were heard. speaker_count: as many as are expected, as a hint, which is kept to at most.
-    min_speakers, max_speakers: how many there are, as far as is known. known_speakers: some of them. vocabulary: words
-    that occur. webhook_url: who is told when the job is final, with webhook_authorization as its `Authorization`.
-    start_ms, end_ms: what of the recording is heard; its length then counts from there. channels: each of two is heard
-    by itself. redact: what is left out of the text. metadata: the caller's own, told again with the job.
-    delete_after_ms: its end, and so long after it its content is forgotten. extra: what only its dialect reads again
-    when it renders, by that dialect's names. All of it is sealed where it is kept, but that the store keeps priority
-    and delete_after_ms in the clear as well.
+    words: times of words. segments: of segments. min_audio_ms: a shorter recording fails its job. longest_part_s: where
+    the text of a part is wanted before the others were heard. speaker_count: as many as are expected, as a hint, which
+    is kept to at most. min_speakers, max_speakers: how many there are, as far as is known. known_speakers: some of
+    them. vocabulary: words that occur. webhook_url: who is told when the job is final, with webhook_authorization as
+    its `Authorization`. start_ms, end_ms: what of the recording is heard; its length then counts from there. channels:
+    each of two is heard by itself. redact: what is left out of the text. metadata: the caller's own, told again with
+    the job. delete_after_ms: its end, and so long after it its content is forgotten. extra: what only its dialect reads
+    again when it renders, by that dialect's names. All of it is sealed where it is kept, but that the store keeps
+    priority and delete_after_ms in the clear as well.
     """
 
     model: str | None = None
@@ -141,6 +141,7 @@ class JobOptions:
     segments: bool = True
     words: bool = False
     longest_part_s: int | None = None
+    min_audio_ms: int = 0
     diarize: bool = False
     speaker_count: int | None = None
     min_speakers: int | None = None

@@ -23,6 +23,7 @@ MAX_BODY_BYTES: Final = 65_536
 MAX_FILENAME_CHARS: Final = 255
 MAX_SPEAKERS: Final = 50
 MAX_PAGE: Final = 200
+MIN_AUDIO_MS: Final = 1000
 
 ASKED_LANGUAGE: Final = "language"
 """In `JobOptions.extra`: the language that was asked for, where it is not one that is heard."""
@@ -124,6 +125,7 @@ def _options(fields: Mapping[str, Any], can: Capabilities) -> JobOptions:
     is_told_later = code is not None and not is_heard(code)
     return JobOptions(
         language=None if is_told_later else code,
+        min_audio_ms=MIN_AUDIO_MS,
         # Speakers are told apart word by word, so whoever asks for them gets the words too.
         words=align or diarize,
         diarize=diarize,

@@ -24,7 +24,7 @@ from core.transcript.types import Transcript
 from proxy.jobs.contents import KNOWN_SPEAKERS, RECEIPT, RESULT, TRANSCRIPT
 from proxy.jobs.errors import KeysAwayError, LostError, MissingError, VaultError
 from proxy.jobs.ledger import to_micro
-from proxy.jobs.limits import check_length
+from proxy.jobs.limits import check_length, check_shortest
 from proxy.jobs.model import (
     AccountId,
     Failure,
@@ -189,11 +189,13 @@ class Queue:
     async def keep_plan(self, claim: Claim, made: Plan) -> None:
         """Keep how it is cut, and hold what it costs where its length is known.
 
-        Raises LostError, FundsError, and FailedError(MEDIA_TOO_LONG) for more than its account's plan allows.
+        Raises LostError, FundsError, and FailedError: MEDIA_TOO_LONG for more than its account's plan allows,
+        MEDIA_TOO_SHORT for less than its submission wants.
 
         A recording that was made ready for cutting takes the place of the one that came, which is forgotten.
         """
         check_length(made.audio_ms, claim.terms.max_audio_ms)
+        check_shortest(made.audio_ms, claim.job.options.min_audio_ms)
         async with self._database.begin() as tx:
             await self._change(tx, claim, audio_ms=made.audio_ms, state_ms=tx.now_ms)
             if made.blob is not None:
@@ -252,10 +254,11 @@ class Queue:
     async def complete(self, claim: Claim, made: JobResult, audio_ms: int) -> float:
         """End a job well: its result, its price and its message in one transaction; the seconds since its submission.
 
-        Raises LostError, FundsError, FailedError(MEDIA_TOO_LONG) where its length was not known before.
+        Raises LostError, FundsError, and FailedError as `keep_plan`, where its length was not known before.
         """
         job_id = claim.job.id
         check_length(audio_ms, claim.terms.max_audio_ms)
+        check_shortest(audio_ms, claim.job.options.min_audio_ms)
         async with self._database.begin() as tx:
             await self._change(tx, claim, progress_pct=100)  # whoever changes a job and its money has the job first
             owner = await funds.payer(tx, claim.job.account)

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from proxy.jobs.errors import CrowdedError, FailedError
-from proxy.jobs.limits import check_length, check_size, least
+from proxy.jobs.limits import check_length, check_shortest, check_size, least
 from proxy.jobs.model import AccountId, FailureKind, Job, LinkSource, Meter, NewJob, PlanTerms, UploadState
 from proxy.jobs.service import Kept
 from tests.proxy.jobs.fakes import FakeEngine, FakeFetcher, Letters
@@ -130,4 +130,6 @@ def test_a_limit_is_within_itself() -> None:
     check_length(3_000, 3_000)
     check_size(5, None)
     check_length(None, 1)
+    check_shortest(1_000, 1_000)
+    check_shortest(None, 1)
     assert (least(3, None, 2), least(None)) == (2, None)

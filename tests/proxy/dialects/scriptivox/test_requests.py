@@ -140,7 +140,7 @@ def test_a_field_without_a_name_is_unknown_too() -> None:
 
 
 def test_the_defaults_are_those_of_the_document() -> None:
-    assert options() == JobOptions(words=True)
+    assert options() == JobOptions(words=True, min_audio_ms=1000)
 
 
 @pytest.mark.parametrize("url", ["http://a.example/x", "https://user:pass@a.example:8443/x?y#z", "https://[::1]/a.mp3"])
@@ -220,8 +220,8 @@ def test_flags_are_booleans(name: str, value: object) -> None:
 
 
 def test_speakers_bring_the_words_along() -> None:
-    assert options(diarize=True, align=False) == JobOptions(words=True, diarize=True)
-    assert options(align=False) == JobOptions(words=False)
+    assert options(diarize=True, align=False) == JobOptions(words=True, diarize=True, min_audio_ms=1000)
+    assert options(align=False) == JobOptions(words=False, min_audio_ms=1000)
 
 
 @pytest.mark.parametrize("count", [1, 50])

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import select, update
 
-from proxy.jobs.errors import LostError, MissingError
+from proxy.jobs.errors import FailedError, LostError, MissingError
 from proxy.jobs.model import (
     LOCAL_ACCOUNT,
     AccountId,
@@ -38,6 +38,20 @@ async def test_a_job_is_claimed_once(store: Kept) -> None:
     await submitted(store)
     claims = await asyncio.gather(*(queue(store, f"w{each}").claim() for each in range(4)))
     assert sum(claim is not None for claim in claims) == 1
+
+
+async def test_what_is_shorter_than_its_submission_wants_is_not_heard(store: Kept) -> None:
+    await submitted(store, options=JobOptions(min_audio_ms=1000))
+    mine = queue(store)
+    claim = await claimed(mine)
+    for told in (
+        mine.keep_plan(claim, Plan((PartPlan(0, 0, 999),), 999)),
+        mine.complete(claim, JobResult(HEARD), 999),
+    ):
+        with pytest.raises(FailedError) as failed:
+            await told
+        assert failed.value.failure == Failure(FailureKind.MEDIA_TOO_SHORT, {"audio_ms": 999})
+    await mine.keep_plan(claim, Plan((PartPlan(0, 0, 1000),), 1000))
 
 
 async def test_two_jobs_of_one_account_go_to_two_workers_who_ask_at_once(store: Kept) -> None:
