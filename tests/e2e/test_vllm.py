@@ -325,7 +325,8 @@ async def test_vllms_own_load_generator_understands_the_stream(served: Served, t
     success, text, tokens, gaps, error = json.loads(done.stdout.splitlines()[-1])
     assert (success, text, error) == (True, SAID, "")
     assert tokens == len(SAID.split()) + 1, "the words and the end"
-    assert gaps == len(SAID.split()), "between as many chunks, and the one that says why it ends"
+    # Between as many chunks and the one that says why it ends; vLLM joins those for which its server has no time.
+    assert 1 <= gaps <= len(SAID.split())
 
 
 # --- how it ends; starts vLLM anew

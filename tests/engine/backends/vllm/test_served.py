@@ -79,11 +79,20 @@ async def test_speech_is_translated(transcriber: AttachedVllm) -> None:
 
 @needs_espeak
 async def test_the_pieces_of_a_stream_are_its_text(transcriber: AttachedVllm) -> None:
-    async with aclosing(transcriber.stream("nano", spoken(SENTENCE), DecodingOptions("en", prompt=PROMPT))) as stream:
-        *pieces, last = [piece async for piece in stream]
-    assert isinstance(last, ClipTranscript)
-    assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == last.text
-    assert len(pieces) > 1
+    async def heard() -> tuple[list[str], ClipTranscript]:
+        options = DecodingOptions("en", prompt=PROMPT)
+        async with aclosing(transcriber.stream("nano", spoken(SENTENCE), options)) as stream:
+            *pieces, last = [piece async for piece in stream]
+        assert isinstance(last, ClipTranscript)
+        return [piece.text for piece in pieces if isinstance(piece, TextDelta)], last
+
+    async def came_in_pieces() -> bool:
+        """vLLM joins those for which its server has no time: on a busy machine, all of so short a sentence."""
+        return len((await heard())[0]) > 1
+
+    await until(came_in_pieces)
+    pieces, last = await heard()
+    assert "".join(pieces) == last.text
     assert last.text.split() == SENTENCE.split()
     assert last.prompt_tokens == 1 + len(PROMPT.split()), "the words and the token before them"
     assert last.output_tokens == len(SENTENCE.split()) + 1, "the words and the end"
