@@ -72,8 +72,9 @@ async def wired(engine_url: str) -> AsyncIterator[Wire]:
         sink.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        wire.writers.append(writer)
         answers, onward = await asyncio.open_connection(there.hostname, there.port)
-        wire.writers += [writer, onward]
+        wire.writers.append(onward)
         await asyncio.gather(carry(reader, onward, "up"), carry(answers, writer, "down"))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

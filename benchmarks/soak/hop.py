@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -141,21 +142,21 @@ class Hop:
             writer.transport.abort()
 
     async def _serve(self, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with self._cut_at_the_end(writer), suppress(OSError):
             answers, onward = await asyncio.open_connection(host, port, limit=READ_BYTES)
-        except OSError:
-            writer.transport.abort()
-            return
-        both = {writer, onward}
-        self._writers |= both
+            with self._cut_at_the_end(onward):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_carry(reader, onward, Unmasking(self._search.reader()).feed))
+                    group.create_task(_carry(answers, writer, self._search.reader()))
+
+    @contextmanager
+    def _cut_at_the_end(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        self._writers.add(writer)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_carry(reader, onward, Unmasking(self._search.reader()).feed))
-                group.create_task(_carry(answers, writer, self._search.reader()))
+            yield
         finally:
-            self._writers -= both
-            for each in both:
-                each.transport.abort()
+            self._writers.discard(writer)
+            writer.transport.abort()
 
 
 async def _carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, read: Reader) -> None:

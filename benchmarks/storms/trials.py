@@ -176,6 +176,7 @@ class _Clock:
             "FAKETIME_TIMESTAMP_FILE": str(self.file),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DISABLE_SHM": "1",  # of processes that are killed it would stay
         }
 
     def step(self, seconds: int) -> None:

@@ -29,8 +29,9 @@ class Tap:
             writer.transport.abort()
 
     async def serve(self, engine: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         there, onward = await asyncio.open_connection(engine.host, engine.port)
-        self._writers += [writer, onward]
+        self._writers.append(onward)
         async with asyncio.TaskGroup() as group:
             group.create_task(_pass(reader, onward, self.up, lambda: self.holds_up))
             group.create_task(_pass(there, writer, self.down, lambda: False))

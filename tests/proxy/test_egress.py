@@ -43,15 +43,19 @@ class HttpProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, onward = await asyncio.open_connection(self._engine.host, self._engine.port)
-        begun = await reader.readuntil(b"\r\n\r\n")
-        self.heard += begun
-        if begun.startswith(b"CONNECT "):
-            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        else:
-            onward.write(begun)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._pass(reader, onward, self.heard))
-            group.create_task(self._pass(there, writer, bytearray()))
+        try:
+            begun = await reader.readuntil(b"\r\n\r\n")
+            self.heard += begun
+            if begun.startswith(b"CONNECT "):
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            else:
+                onward.write(begun)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass(reader, onward, self.heard))
+                group.create_task(self._pass(there, writer, bytearray()))
+        finally:
+            for end in (writer, onward):
+                end.close()
 
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, kept: bytearray) -> None:
         while data := await source.read(65_536):
