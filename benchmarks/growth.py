@@ -7,8 +7,9 @@
     python -m benchmarks.growth --json growth.json --svg plots    figures as data, and pictures of them
 
 `crowd`: small requests at a time, through one proxy to one engine. `uploads`: the same with 25 MiB each. `pool`:
-engines behind one proxy. `keys`: a million requests under one key, what an engine remembers of them, and the key that
-follows. Speech is null. Memory is the most that a process has held.
+engines behind one proxy. `overload`: times as many small requests at a time as an engine admits, each place asking
+again at once, whether it was answered or told to come again. `keys`: a million requests under one key, what an engine
+remembers of them, and the key that follows. Speech is null. Memory is the most that a process has held.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from engine.gateway.replay import ReplaySet
 CROWD = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
 UPLOADS = (1, 2, 4, 8, 16, 32)
 ENGINES = (1, 2, 4, 8, 16)
+ADMITTED = 8
+OVERLOADS = (1, 2, 4, 8)
 POOL_AT_A_TIME = 16
 REQUESTS = 1_000_000
 STEPS = 4
@@ -51,11 +54,15 @@ OPEN_FILES = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One size of one part. proxy_mib, engine_mib: the most that they held; of several engines the mean."""
+    """One size of one part. Times are of what was answered.
+
+    shed: how many were told to come again. proxy_mib, engine_mib: the most that they held; of several engines the mean.
+    """
 
     part: str
     size: int
     requests: int
+    shed: int
     failed: int
     why: str
     median_ms: float
@@ -80,9 +87,13 @@ class Remembered:
     epochs: int
 
 
-async def measured(part: str, size: int, body_bytes: int, at_a_time: int, engines: int) -> Point:
+async def measured(
+    part: str, size: int, body_bytes: int, at_a_time: int, engines: int, *, admitted: int | None = None
+) -> Point:
+    """admitted: how many requests an engine takes at a time; more are shed."""
+    numbers = () if admitted is None else (0, admitted)
     async with AsyncExitStack() as stack:
-        started = [await stack.enter_async_context(server("engine")) for _ in range(engines)]
+        started = [await stack.enter_async_context(server("engine", *numbers)) for _ in range(engines)]
         before = await stack.enter_async_context(proxy(*(engine.url for engine in started)))
         question = Question.post(before.url, PATH, form(body_bytes, *FIELDS), CONTENT_TYPE, streamed=False)
         await in_flight(Batch(), before.url, question, at_a_time=2, for_s=0.2)
@@ -91,13 +102,15 @@ async def measured(part: str, size: int, body_bytes: int, at_a_time: int, engine
         pids = (*proxy_pids, *engine_pids)
         forget_peaks(pids)
         batch, begun = Batch(), cpu_s(pids)
-        await in_flight(batch, before.url, question, at_a_time=at_a_time, for_s=FOR_S)
+        sheds = admitted is not None
+        await in_flight(batch, before.url, question, at_a_time=at_a_time, for_s=FOR_S, sheds=sheds)
         used = cpu_s(pids) - begun
         times_ms = sorted(1000 * each for each in batch.times_s) or [0.0]
         return Point(
             part=part,
             size=size,
             requests=len(batch.times_s),
+            shed=batch.shed,
             failed=len(batch.failures),
             why=batch.failures[0][:100] if batch.failures else "",
             median_ms=round(statistics.median(times_ms), 2),
@@ -119,6 +132,13 @@ async def uploads() -> list[Point]:
 
 async def pool() -> list[Point]:
     return [await _told(measured("pool", size, POOL_BYTES, POOL_AT_A_TIME, size)) for size in ENGINES]
+
+
+async def overload() -> list[Point]:
+    return [
+        await _told(measured("overload", size, SMALL_BYTES, size * ADMITTED, 1, admitted=ADMITTED))
+        for size in OVERLOADS
+    ]
 
 
 async def _told(measuring: Awaitable[Point]) -> Point:
@@ -172,7 +192,8 @@ def _held_bytes() -> int:
 
 def _line(point: Point) -> str:
     numbers = (point.median_ms, point.p99_ms, point.requests_per_s, point.cpu_ms, point.proxy_mib, point.engine_mib)
-    failed = f"  {point.failed} failed: {point.why}" if point.failed else ""
+    failed = f"  {point.shed} shed" if point.shed else ""
+    failed += f"  {point.failed} failed: {point.why}" if point.failed else ""
     return f"{point.part:<8}{point.size:>6}" + "".join(f"{number:>11.1f}" for number in numbers) + failed
 
 
@@ -183,11 +204,17 @@ def _remembered(each: Remembered) -> str:
     )
 
 
-PARTS: dict[str, Callable[[], Awaitable[list[Point]]]] = {"crowd": crowd, "uploads": uploads, "pool": pool}
+PARTS: dict[str, Callable[[], Awaitable[list[Point]]]] = {
+    "crowd": crowd,
+    "uploads": uploads,
+    "pool": pool,
+    "overload": overload,
+}
 ACROSS = {
     "crowd": "requests of 10 KB at a time",
     "uploads": "uploads of 25 MiB at a time",
     "pool": "engines in the pool",
+    "overload": "times as many at a time as are admitted",
 }
 
 

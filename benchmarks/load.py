@@ -89,15 +89,22 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
 
 @dataclass(slots=True)
 class Batch:
-    """What came of requests of one kind. elapsed_s: while they were in flight. failures: what went wrong, each."""
+    """What came of requests of one kind.
+
+    elapsed_s: while they were in flight. shed: how many were told to come again, where that is no failure. failures:
+    what went wrong, each.
+    """
 
     times_s: list[float] = field(default_factory=list)
+    shed: int = 0
     failures: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
 
 
-async def in_flight(batch: Batch, url: str, question: Question, *, at_a_time: int, for_s: float) -> None:
-    """Ask at so many places until the time is over, and at each at least once."""
+async def in_flight(
+    batch: Batch, url: str, question: Question, *, at_a_time: int, for_s: float, sheds: bool = False
+) -> None:
+    """Ask at so many places until the time is over, and at each at least once. sheds: a 503 is no failure."""
     until = time.perf_counter() + for_s
 
     async def place() -> None:
@@ -107,7 +114,10 @@ async def in_flight(batch: Batch, url: str, question: Question, *, at_a_time: in
                 try:
                     batch.times_s.append(await caller.ask(question))
                 except (FailedError, OSError) as exc:
-                    batch.failures.append(str(exc))
+                    if sheds and str(exc).startswith("503 "):
+                        batch.shed += 1
+                    else:
+                        batch.failures.append(str(exc))
                 if time.perf_counter() >= until or len(batch.failures) > at_a_time:
                     return
         finally:

@@ -147,10 +147,10 @@ def _peak_bytes(pid: int) -> int:
 
 
 @asynccontextmanager
-async def server(kind: str, hold_until: int = 0) -> AsyncIterator[Server]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.servers", kind, str(hold_until), stdout=asyncio.subprocess.PIPE
-    )
+async def server(kind: str, *numbers: int) -> AsyncIterator[Server]:
+    """numbers: how many uploads are held until all are there, and how many requests are admitted at a time."""
+    command = ["-m", "benchmarks.servers", kind, *map(str, numbers)]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None
         port = int(await process.stdout.readline())

@@ -26,7 +26,7 @@ from engine.gateway.outer import outer_error
 from engine.settings import MAX_REQUEST_BYTES, EngineSettings
 
 
-async def main(kind: str, hold_until: int) -> None:
+async def main(kind: str, hold_until: int = 0, max_requests: int = 256) -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "weights").write_bytes(b"none")  # noqa: ASYNC240 - before anything else runs
         settings = EngineSettings(
@@ -34,6 +34,7 @@ async def main(kind: str, hold_until: int) -> None:
             status_listen="127.0.0.1:0",
             model=(f"null={directory}",),
             insecure_evidence=True,
+            max_requests=max_requests,
             max_upload_bytes=96 * MAX_REQUEST_BYTES,  # the load is one source's, which may not fill all of it
             drain_s=0.0,
         )
@@ -78,4 +79,4 @@ def _plain_http(application: SpeechApplication) -> web.Application:
 
 if __name__ == "__main__":
     configure_logging(LogFormat.AUTO, LogLevel.ERROR)  # on standard error: the port is all that goes to the other
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))
