@@ -129,13 +129,13 @@ async def test_a_recording_that_is_dropped_there_is_a_job_with_what_was_chosen(p
 async def test_an_upload_tells_how_far_it_is_and_can_be_stopped(page: Visit, front: RunningProxy) -> None:
     session = await page.page.context.new_cdp_session(page.page)
     await session.send("Network.enable")
-    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 1_000_000}
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 500_000}
     await session.send("Network.emulateNetworkConditions", slow)
-    await page.find("#jobs-files").set_input_files(recording("long.wav", bytes(30_000_000)))
+    await page.find("#jobs-files").set_input_files(recording("long.wav", bytes(10_000_000)))
     await page.until("document.querySelector('#jobs-uploads progress')?.value > 0")
     state = await page.text("#jobs-uploads p")
     assert state.startswith("is being sent")
-    assert state.endswith("of 30.0 MB")
+    assert state.endswith("of 10.0 MB")
     await page.find("#jobs-uploads button").click()
     await page.until("!document.querySelector('#jobs-uploads li')")
     await page.until("document.activeElement.id === 'jobs-title'")

@@ -335,6 +335,7 @@ async def test_a_recording_can_be_stopped_and_waits_while_the_engine_is_away(fak
         await seen.find("#record:disabled").wait_for()
         assert fake.received == []
         await seen.page.unroute("**/attestation")
+        await seen.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         await seen.done()
         assert await seen.text("#text") == TRANSCRIPT
 
