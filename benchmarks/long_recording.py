@@ -4,11 +4,13 @@
 
     python -m benchmarks.long_recording                          ten hours in 4.6 GB, heard at 13 times their speed
     python -m benchmarks.long_recording --hours 1 --speed 130    the same, sooner over
+    python -m benchmarks.long_recording --hours 1 --weights .weights/tiny.en      heard by a real model
 
-The engine decodes and looks for voices as it always does; its recogniser does nothing but take its time. The recording
-is somebody speaking, over and over, stereo at 32 kHz, and is made while it is sent: it is never whole on this side.
-Memory is that of the proxy and of its decoder, looked at four times a second. What lies on the disk meanwhile (the
-recording, and what was made of it for the engine) is about one and a half times the file.
+The engine decodes and looks for voices as it always does; its recogniser does nothing but take its time, unless there
+are weights, and then it is the shipped one. The recording is somebody speaking, over and over, stereo at 32 kHz, and
+is made while it is sent: it is never whole on this side. Memory is that of the proxy and of its decoder, looked at
+four times a second. What lies on the disk meanwhile (the recording, and what was made of it for the engine) is about
+one and a half times the file.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
+from benchmarks import processes
 from benchmarks.load import family, resident_bytes
 from benchmarks.null_speech import NullTranscriber
 from benchmarks.processes import POLICY, ROOT, program
@@ -74,7 +77,11 @@ async def serve(speed: float) -> None:
 
 
 @asynccontextmanager
-async def engine(speed: float) -> AsyncIterator[str]:
+async def engine(speed: float, weights: Path | None) -> AsyncIterator[str]:
+    if weights is not None:
+        async with processes.engine("--model", f"{weights.name}={weights}") as server:
+            yield server.url
+        return
     command = [sys.executable, "-m", "benchmarks.long_recording", "--serve", "--speed", str(speed)]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
@@ -143,12 +150,18 @@ async def ended(session: aiohttp.ClientSession, url: str, job_id: str, memory: M
         await asyncio.sleep(1.0)
 
 
-async def measure(hours: float, speed: float) -> None:
+async def words_of(session: aiohttp.ClientSession, url: str, job_id: str) -> int:
+    async with session.get(f"{url}/v1/jobs/{job_id}/result") as answer:
+        answer.raise_for_status()
+        return len((await answer.json())["text"].split())
+
+
+async def measure(hours: float, speed: float, weights: Path | None) -> None:
     with tempfile.TemporaryDirectory() as directory:
         kept = ("--jobs", "--jobs-dir", f"{directory}/jobs", "--jobs-key", f"{directory}/key")
         trusts = ("--policy", str(POLICY), "--state-dir", f"{directory}/state")
         async with (
-            engine(speed) as engine_url,
+            engine(speed, weights) as engine_url,
             program("sottovoce", "proxy", "--engine", engine_url, *trusts, *kept) as proxy,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session,
         ):
@@ -161,9 +174,11 @@ async def measure(hours: float, speed: float) -> None:
                 sent_s = time.monotonic() - began_s
                 duration_s = await ended(session, proxy.url, job_id, memory)
                 took_s = time.monotonic() - began_s
+                words = await words_of(session, proxy.url, job_id)
                 watch.cancel()
     size_bytes = round(hours * 3600 * RATE_HZ) * CHANNELS * SAMPLE_BYTES
-    print(f"{duration_s / 3600:.2f} h in {size_bytes / 1e9:.2f} GB, heard at {speed:g} times its speed, clip by clip")
+    how = f"at {speed:g} times its speed, clip by clip" if weights is None else f"by {weights.name}: {words:,} words"
+    print(f"{duration_s / 3600:.2f} h in {size_bytes / 1e9:.2f} GB, heard {how}")
     sent_mb_s = size_bytes / sent_s / 1e6
     print(f"sent and sealed in {sent_s:.0f} s ({sent_mb_s:.0f} MB/s); completed after {took_s:.0f} s in all")
     peaks = ", ".join(f"{phase} {peak / MIB:.0f} MiB" for phase, peak in memory.peaks.items())
@@ -174,10 +189,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure a job of many hours.")
     parser.add_argument("--hours", type=float, default=10.0)
     parser.add_argument("--speed", type=float, default=13.0, help="how many seconds of sound the engine hears in one")
+    parser.add_argument("--weights", type=Path, help="of a real model, in CTranslate2's form")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
         configure_logging(LogFormat.AUTO, LogLevel.ERROR)
         asyncio.run(serve(given.speed))
     else:
-        asyncio.run(measure(given.hours, given.speed))
+        asyncio.run(measure(given.hours, given.speed, given.weights))
