@@ -29,7 +29,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/de
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 TAG = $(VERSION)$(if $(VLLM),-gpu)
 
-.PHONY: demo weights speakers dev clients chart-tools test chart check format docs bench soak litellm-proxy pictures lock vllm pyannote image image-proxy image-engine reproduce \
+.PHONY: demo weights speakers dev clients chart-tools test test-slow chart check format docs bench soak litellm-proxy pictures lock vllm pyannote image image-proxy image-engine reproduce \
 	sign clean
 
 demo: $(VENV)/.engine  ## install, start an engine and a proxy, transcribe a recording
@@ -49,8 +49,11 @@ clients: $(APART:%=$(VENV)/.%) $(NPM_CLIENT)  ## install the clients of others t
 # Likewise: what cannot be installed is told, and its tests are skipped.
 chart-tools: $(VENV)/.checkov $(VENV)/.promtool $(NPM_CRDS)  ## install what the chart's objects are compared with
 
-test: $(VENV)/.dev clients chart-tools  ## all tests, warnings as errors
-	$(BIN)/python -m pytest -n 2
+test: $(VENV)/.dev clients chart-tools  ## all tests but the slow ones, warnings as errors
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+test-slow: $(VENV)/.dev clients chart-tools  ## those that take more than a few seconds: real vLLM, real weights, images, faults
+	$(BIN)/python -m pytest -n 2 -m slow
 
 chart: $(VENV)/.dev chart-tools  ## the chart: lint, render, schemas, custom resources, restricted pods, arguments, alerts, checkov
 	$(BIN)/python -m pytest tests/helm
