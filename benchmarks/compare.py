@@ -2,9 +2,12 @@
 
 ::
 
-    python -m benchmarks.compare                                all of it, some 25 minutes on a quiet machine
+    python -m benchmarks.compare                                all of it, a quarter of an hour on a quiet machine
     python -m benchmarks.compare --short                        what `make bench` runs, under two minutes
     python -m benchmarks.compare --json new.json --svg plots    figures as data, and pictures of them
+    python -m benchmarks.compare --size "25 MiB" --concurrency 64 --side sealed
+
+The last is measured of one side at a time alone, since each keeps some 7 GB of it.
 
 Bodies of four sizes, at three concurrencies, answered whole and as a stream, through each of `benchmarks.beside`.
 Speech is null, so that what is measured is the path. With one request at a time the sides take turns request by
@@ -47,15 +50,19 @@ STREAM = (*FIELDS, ("stream", "true"))
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured. for_s: at each place, of each side, in each of `rounds`; pairs: at most, one at a time."""
+    """What is measured. for_s: at each place, of each side, in each of `rounds`; pairs: at most, one at a time.
+
+    most_bytes: in flight at a time, of several sides: each keeps several times as much.
+    """
 
     sizes: tuple[str, ...] = tuple(SIZES)
     concurrencies: tuple[int, ...] = (1, 8, 64)
     streamed: tuple[bool, ...] = (False, True)
-    rounds: int = 5
+    rounds: int = 3
     for_s: float = 2.0
-    pairs: int = 200
+    pairs: int = 150
     sealings: int = 30
+    most_bytes: int = 512 * MIB
 
 
 SHORT = Plan(sizes=("10 KB", "100 KB", "25 MiB"), concurrencies=(1, 8), rounds=2, for_s=0.4, pairs=30, sealings=10)
@@ -107,8 +114,10 @@ async def measured(plan: Plan, names: Sequence[str]) -> list[Cell]:
             for streamed in plan.streamed:
                 data = form(SIZES[body], *(STREAM if streamed else FIELDS))
                 for concurrency in plan.concurrencies:
-                    found = await _cell(plan, sides, data, body, concurrency, streamed=streamed)
                     in_flight_bytes = SIZES[body] * concurrency
+                    if in_flight_bytes > plan.most_bytes and len(sides) > 1:
+                        continue
+                    found = await _cell(plan, sides, data, body, concurrency, streamed=streamed)
                     if in_flight_bytes <= most_bytes:
                         found = [replace(cell, memory_bytes=None) for cell in found]
                     most_bytes = max(most_bytes, in_flight_bytes)
@@ -257,6 +266,11 @@ def as_json(where: dict[str, Any], cells: Sequence[Cell], sealings: Sequence[Sea
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     plan = SHORT if given.short else Plan()
+    plan = replace(
+        plan,
+        sizes=tuple(given.size or plan.sizes),
+        concurrencies=tuple(given.concurrency or plan.concurrencies),
+    )
     where = machine()
     lacking = {name: beside.missing(name) for name in given.side or SIDES}
     names = [name for name, what in lacking.items() if not what]
@@ -284,6 +298,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare")
     parser.add_argument("--short", action="store_true", help="a short version")
     parser.add_argument("--side", action="append", choices=SIDES, help="only these")
+    parser.add_argument("--size", action="append", choices=SIZES, help="only these bodies")
+    parser.add_argument("--concurrency", action="append", type=int, help="only so many at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--svg", type=Path, metavar="DIRECTORY", help="write pictures there")
     return parser

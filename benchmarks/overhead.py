@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,7 +156,8 @@ async def server(kind: str, *numbers: int) -> AsyncIterator[Server]:
         port = int(await process.stdout.readline())
         yield Server(process, f"http://127.0.0.1:{port}")
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            process.terminate()
         await process.wait()
 
 
