@@ -4,7 +4,7 @@
 
     python -m benchmarks.long_recording                          ten hours in 4.6 GB, heard at 13 times their speed
     python -m benchmarks.long_recording --hours 1 --speed 130    the same, sooner over
-    python -m benchmarks.long_recording --hours 1 --weights .weights/tiny.en      heard by a real model
+    python -m benchmarks.long_recording --hours 1 --weights .weights/tiny.en --speech DIRECTORY     by a real model
 
 The engine decodes and looks for voices as it always does; its recogniser does nothing but take its time, unless there
 are weights, and then it is the shipped one. The recording is somebody speaking, over and over, stereo at 32 kHz, and
@@ -29,11 +29,13 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks import processes
 from benchmarks.load import family, resident_bytes
 from benchmarks.null_speech import NullTranscriber
 from benchmarks.processes import POLICY, ROOT, program
+from benchmarks.recordings import Plan, join, read_corpus
 from benchmarks.servers import announced
 from core.media.decode import AudioDecoder
 from core.program.logs import LogFormat, LogLevel, configure_logging
@@ -43,6 +45,7 @@ from engine.settings import EngineSettings
 from engine.speech.transcriber import Capabilities
 from engine.types import Clip, ClipTranscript, DecodingOptions
 
+Pcm = npt.NDArray[np.int16]
 SPEECH = ROOT / "examples" / "kennedy.flac"
 RATE_HZ, CHANNELS, SAMPLE_BYTES = 32_000, 2, 2
 MIB = 1 << 20
@@ -107,13 +110,22 @@ class Memory:
             await asyncio.sleep(LOOK_S)
 
 
-async def recording(hours: float) -> AsyncIterator[bytes]:
-    """A WAV file, piece by piece."""
+async def _one_sentence() -> Pcm:
     decoder = AudioDecoder()
     await decoder.start()
     heard = [block.pcm async for block in decoder.decode(SPEECH.read_bytes())]
     await decoder.close()
-    spoken = np.frombuffer(b"".join(heard), np.int16).repeat(RATE_HZ // 16_000)
+    return np.frombuffer(b"".join(heard), np.int16)
+
+
+def _twenty_minutes(speech: Path) -> Pcm:
+    """Of a corpus (`benchmarks.recordings`): over one sentence, again and again, a real model falls into loops."""
+    return (join(Plan("en", "en", 20), read_corpus(speech)).samples * 32_767).astype(np.int16)
+
+
+async def recording(hours: float, speech: Path | None) -> AsyncIterator[bytes]:
+    """A WAV file, piece by piece."""
+    spoken = (await _one_sentence() if speech is None else _twenty_minutes(speech)).repeat(RATE_HZ // 16_000)
     piece = np.stack([spoken, spoken], axis=1).tobytes()
     left = round(hours * 3600 * RATE_HZ) * CHANNELS * SAMPLE_BYTES
     frame = CHANNELS * SAMPLE_BYTES
@@ -126,9 +138,9 @@ async def recording(hours: float) -> AsyncIterator[bytes]:
         left -= min(left, len(piece))
 
 
-async def submitted(session: aiohttp.ClientSession, url: str, hours: float) -> str:
+async def submitted(session: aiohttp.ClientSession, url: str, hours: float, speech: Path | None) -> str:
     form = aiohttp.FormData()
-    form.add_field("file", recording(hours), filename="long.wav", content_type="audio/wav")
+    form.add_field("file", recording(hours, speech), filename="long.wav", content_type="audio/wav")
     async with session.post(f"{url}/v1/jobs", data=form) as answer:
         answer.raise_for_status()
         return str((await answer.json())["id"])
@@ -156,7 +168,7 @@ async def words_of(session: aiohttp.ClientSession, url: str, job_id: str) -> int
         return len((await answer.json())["text"].split())
 
 
-async def measure(hours: float, speed: float, weights: Path | None) -> None:
+async def measure(hours: float, speed: float, weights: Path | None, speech: Path | None) -> None:
     with tempfile.TemporaryDirectory() as directory:
         kept = ("--jobs", "--jobs-dir", f"{directory}/jobs", "--jobs-key", f"{directory}/key")
         trusts = ("--policy", str(POLICY), "--state-dir", f"{directory}/state")
@@ -170,7 +182,7 @@ async def measure(hours: float, speed: float, weights: Path | None) -> None:
                 watch = group.create_task(memory.watch())
                 await asyncio.sleep(2 * LOOK_S)
                 memory.phase, began_s = "sent", time.monotonic()
-                job_id = await submitted(session, proxy.url, hours)
+                job_id = await submitted(session, proxy.url, hours, speech)
                 sent_s = time.monotonic() - began_s
                 duration_s = await ended(session, proxy.url, job_id, memory)
                 took_s = time.monotonic() - began_s
@@ -190,10 +202,11 @@ if __name__ == "__main__":
     parser.add_argument("--hours", type=float, default=10.0)
     parser.add_argument("--speed", type=float, default=13.0, help="how many seconds of sound the engine hears in one")
     parser.add_argument("--weights", type=Path, help="of a real model, in CTranslate2's form")
+    parser.add_argument("--speech", type=Path, help="a corpus, see benchmarks/recordings.py: what is said")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
         configure_logging(LogFormat.AUTO, LogLevel.ERROR)
         asyncio.run(serve(given.speed))
     else:
-        asyncio.run(measure(given.hours, given.speed, given.weights))
+        asyncio.run(measure(given.hours, given.speed, given.weights, given.speech))
