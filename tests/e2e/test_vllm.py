@@ -319,14 +319,24 @@ async def test_vllms_own_load_generator_understands_the_stream(served: Served, t
     command = [str(find_vllm().with_name("python")), "-P", "-s", "-B", "-c", BENCH]
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "HOME": str(tmp_path)}
     arguments = [served.proxy.url + TRANSCRIPTIONS, str(RECORDING)]
-    done = await asyncio.to_thread(
-        subprocess.run, command + arguments, capture_output=True, check=True, timeout=LIMIT_S, env=environment, cwd="/"
-    )
-    success, text, tokens, gaps, error = json.loads(done.stdout.splitlines()[-1])
-    assert (success, text, error) == (True, SAID, "")
-    assert tokens == len(SAID.split()) + 1, "the words and the end"
-    # Between as many chunks and the one that says why it ends; vLLM joins those for which its server has no time.
-    assert 1 <= gaps <= len(SAID.split())
+
+    async def came_word_by_word() -> bool:
+        """vLLM joins chunks for which its server has no time, on a busy machine; nothing else may differ."""
+        done = await asyncio.to_thread(
+            subprocess.run,
+            command + arguments,
+            capture_output=True,
+            check=True,
+            timeout=LIMIT_S,
+            env=environment,
+            cwd="/",
+        )
+        success, text, tokens, gaps, error = json.loads(done.stdout.splitlines()[-1])
+        assert (success, text, error) == (True, SAID, "")
+        assert tokens == len(SAID.split()) + 1, "the words and the end"
+        return bool(gaps == len(SAID.split()))  # between as many chunks, and the one that says why it ends
+
+    await until(came_word_by_word)
 
 
 # --- how it ends; starts vLLM anew
