@@ -143,7 +143,7 @@ def form(fields: dict[str, str]) -> aiohttp.FormData:
 def asked_of(apis: Apis) -> JobOptions:
     """Without what the API itself puts in."""
     options = apis.jobs.submitted[-1].options
-    return replace(options, words=False, webhook_url=None)
+    return replace(options, words=False, min_audio_ms=0, webhook_url=None)
 
 
 async def test_scriptivox_takes_them_and_tells_them_again() -> None:
