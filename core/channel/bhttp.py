@@ -169,8 +169,12 @@ class _Encoder:
 
     def content(self, data: bytes) -> bytes:
         """Encode a chunk of content; nothing for no data, since a length of zero ends the content."""
+        return b"".join(self.pieces(data))
+
+    def pieces(self, data: bytes) -> tuple[bytes, ...]:
+        """As `content`, for whoever joins it with more: `data` itself is one of the pieces."""
         self._move((_Stage.CONTENT,), _Stage.CONTENT)
-        return varint.encode(len(data)) + data if data else b""
+        return (varint.encode(len(data)), data) if data else ()
 
     def end(self, trailers: Fields = (), padding: int = 0) -> bytes:
         """Encode the end of the content, the trailers and `padding` zeros."""
@@ -193,19 +197,19 @@ class RequestEncoder(_Encoder):
         control = b"".join(map(_string, (head.method, head.scheme, head.authority, head.path)))
         return varint.encode(_REQUEST_FRAMING) + control + _section(head.headers)
 
-    def content(self, data: bytes) -> bytes:
+    def pieces(self, data: bytes) -> tuple[bytes, ...]:
         """Encode content once there is enough of it for a piece (check 7); what is held back comes with the end."""
         if not self._held and len(data) >= PIECE_BYTES:
-            return super().content(data)  # as it is: what arrives is large as a rule
+            return super().pieces(data)  # as it is: what arrives is large as a rule
         self._held += data
-        return self._flush() if len(self._held) >= PIECE_BYTES else super().content(b"")
+        return super().pieces(self._released() if len(self._held) >= PIECE_BYTES else b"")
 
     def end(self, trailers: Fields = (), padding: int = 0) -> bytes:
-        return self._flush() + super().end(trailers, padding)
+        return b"".join(super().pieces(self._released())) + super().end(trailers, padding)
 
-    def _flush(self) -> bytes:
+    def _released(self) -> bytes:
         held, self._held = bytes(self._held), bytearray()
-        return super().content(held)
+        return held
 
 
 class ResponseEncoder(_Encoder):

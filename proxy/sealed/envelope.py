@@ -165,7 +165,8 @@ class SealedUpload:
         if self._content_bytes > self._limit_bytes:
             raise ProxyError(ErrorCode.FILE_TOO_LARGE, numbers={"limit_bytes": self._limit_bytes})
         if piece:
-            self._put(self._encoder.content(piece))
+            for encoded in self._encoder.pieces(piece):
+                self._put(encoded)
         else:
             self._put(self._encoder.end())
             self._put(bytes(request_padding(self._encoded_bytes)))
