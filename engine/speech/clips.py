@@ -28,7 +28,7 @@ from math import ceil
 from core.errors import BackendError
 from core.media.frames import WINDOW_BYTES
 from core.media.types import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ, WINDOW_SAMPLES, AudioBlock
-from engine.types import MAX_CLIP_S, Clip, VoiceActivity
+from engine.types import MAX_CLIP_BYTES, MAX_CLIP_S, Clip, VoiceActivity
 
 WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE_HZ
 MAX_CLIP_WINDOWS = int(MAX_CLIP_S / WINDOW_S)
@@ -99,7 +99,7 @@ class ClipCutter:
 
     def finish(self) -> Iterator[Clip]:
         """Yield the last clips, if speech is still open at the end of the file."""
-        if self._start is not None and self._voiced_end - self._start > MAX_CLIP_WINDOWS:
+        if self._start is not None and self._voiced_end > self._latest_end(self._start):
             yield self._split(self._start)
         if self._start is not None and (
             clip := self._close(self._start, self._voiced_end + max(self._padding, EDGE_WINDOWS))
@@ -150,13 +150,21 @@ class ClipCutter:
 
     def _close(self, start: int, end: int) -> Clip | None:
         """End the open clip, if enough was said in it."""
-        end = min(end, self._now, start + MAX_CLIP_WINDOWS)
+        end = min(end, self._latest_end(start))
         spoken = sum(probability >= self._onset for probability in self._speech[start - self._base : end - self._base])
         if spoken >= self._least:
             return self._take(start, end, then=None)
         self._start = None
         self._forget(end)
         return None
+
+    def _latest_end(self, start: int) -> int:
+        """Where a clip must end: at the newest window, if so much is no longer than a clip.
+
+        30 s are 937 windows and a half. A file of just 30 s ends with that half, and so is one clip.
+        """
+        fits = len(self._pcm) - (start - self._base) * WINDOW_BYTES <= MAX_CLIP_BYTES
+        return self._now if fits else min(self._now, start + MAX_CLIP_WINDOWS)
 
     def _split(self, start: int) -> Clip:
         """End a full clip; the speech behind the cut opens the next one."""

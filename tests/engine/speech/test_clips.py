@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.errors import BackendError
 from core.media.frames import WINDOW_BYTES
-from core.media.types import WINDOW_SAMPLES, AudioBlock
+from core.media.types import BYTES_PER_SAMPLE, WINDOW_SAMPLES, AudioBlock
 from engine.speech.clips import (
     EDGE_S,
     MAX_CLIP_WINDOWS,
@@ -21,7 +21,7 @@ from engine.speech.clips import (
     WINDOW_S,
     ClipCutter,
 )
-from engine.types import MAX_CLIP_S, MAX_PREFIX_PADDING_MS, MAX_SILENCE_DURATION_MS, Clip, VoiceActivity
+from engine.types import MAX_CLIP_BYTES, MAX_CLIP_S, MAX_PREFIX_PADDING_MS, MAX_SILENCE_DURATION_MS, Clip, VoiceActivity
 from tests.engine.fakes import pcm_of, silence, speech, windows
 
 DEFAULT = VoiceActivity()
@@ -159,6 +159,15 @@ def test_speech_that_falls_silent_as_a_clip_is_full_is_not_cut() -> None:
     (only,) = spans(cut(speech(29.76) + silence(20)))
     assert only[0] == 0.0
     assert only[1] == pytest.approx(MAX_CLIP_WINDOWS * WINDOW_S)
+
+
+def test_a_file_that_is_just_as_long_as_a_clip_is_one() -> None:
+    file = speech(MAX_CLIP_S + WINDOW_S / 2)
+    whole = pcm_of(file)
+    for activity in (DEFAULT, None):
+        assert [clip.pcm for clip in cut(file, activity, pcm=whole[:MAX_CLIP_BYTES])] == [whole[:MAX_CLIP_BYTES]]
+        longer = cut(file, activity, pcm=whole[: MAX_CLIP_BYTES + BYTES_PER_SAMPLE])
+        assert [len(clip.pcm) < MAX_CLIP_BYTES for clip in longer] == [True, True]
 
 
 def test_a_full_clip_that_falls_silent_ends_with_its_speech() -> None:
