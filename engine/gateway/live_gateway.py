@@ -246,20 +246,17 @@ class LiveGateway:
 
     async def _carried(self, line: LiveLine, opener: UpOpener, session: LiveSession, head: Head) -> None:
         """An admitted session, until both ends have been said."""
-        why, end = _Ended.CUT, None
+        why = _Ended.CUT
         try:
             why, end = await first_of(
                 self._hear(line, session), self._tell(line, session, head), self._expire(line, head), self._stop()
             )
         finally:
             self._ended(why)
-        if end is None and line.signs:
-            end = End(CloseCode.OVER)
-        if end is not None:
-            line.end(end)
-            await self._heard_out(line, opener)
+        line.end(end)
+        await self._heard_out(line, opener)
 
-    async def _hear(self, line: LiveLine, session: LiveSession) -> tuple[_Ended, End | None]:
+    async def _hear(self, line: LiveLine, session: LiveSession) -> tuple[_Ended, End]:
         """Hand on what the app says, until it has said all."""
         while True:
             while session.behind_s > self._limits.ahead_s:  # noqa: ASYNC110 - what is heard elsewhere tells nobody
@@ -271,11 +268,11 @@ class LiveGateway:
                     case AudioRecord(audio):
                         session.audio(audio)
                     case EndRecord():
-                        return _Ended.APP, None
+                        return _Ended.APP, End(CloseCode.OVER)
                     case ReceiptRecord():
                         raise ChannelError("a receipt of the caller's")
 
-    async def _tell(self, line: LiveLine, session: LiveSession, head: Head) -> tuple[_Ended, End | None]:
+    async def _tell(self, line: LiveLine, session: LiveSession, head: Head) -> tuple[_Ended, End]:
         """Say what the session answers, until it ends."""
         try:
             async with aclosing(session.answers()) as answers:
@@ -289,11 +286,11 @@ class LiveGateway:
             return self._failed(line, exc, head)
         return _Ended.ENGINE, End(CloseCode.OVER)
 
-    async def _expire(self, line: LiveLine, head: Head) -> tuple[_Ended, End | None]:
+    async def _expire(self, line: LiveLine, head: Head) -> tuple[_Ended, End]:
         await asyncio.sleep(self._limits.session_s)
         return self._failed(line, SessionExpiredError(), head)
 
-    async def _stop(self) -> tuple[_Ended, End | None]:
+    async def _stop(self) -> tuple[_Ended, End]:
         await self._stopping.wait()
         return _Ended.STOPPED, STOPPING
 
@@ -313,8 +310,7 @@ class LiveGateway:
             async with asyncio.timeout(self._limits.liveness_s):
                 while not opener.ended:
                     await line.receive()
-                if line.signs:
-                    await line.left()
+                await line.left()
 
     async def _beat(self, line: LiveLine) -> None:
         """Send a frame at every tick, until one holds our end; never returns, for the other end is to be heard."""

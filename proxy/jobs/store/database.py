@@ -8,6 +8,7 @@ What is deleted is overwritten in SQLite (`secure_delete`); PostgreSQL keeps it 
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import time
@@ -20,6 +21,7 @@ from typing import Any, Final, cast
 from sqlalchemy import URL, CursorResult, Executable, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util.concurrency import await_, in_greenlet
 
 from proxy.jobs.errors import StoreError
 from proxy.jobs.ports import Clock
@@ -170,9 +172,22 @@ def _sqlite(path: Path, *, alone: bool) -> Iterator[AsyncEngine]:
         engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=str(path)), hide_parameters=True, pool_size=4, max_overflow=0
         )
+        engine.sync_engine.dialect.do_terminate = _terminate  # type: ignore[assignment,method-assign]
         event.listen(engine.sync_engine, "connect", _prepare)
         event.listen(engine.sync_engine, "begin", _begin_immediately)
         yield engine
+
+
+def _terminate(connection: Any) -> None:
+    """Close the connection of whoever was cancelled, whose thread ends behind what it is at.
+
+    The dialect's own way ends the thread at once where the closing is cancelled too, and leaves a task that waits for
+    an answer of it: a program that cancels that at its end never ends (wapiti-scanner/wapiti#802).
+    """
+    if in_greenlet():
+        await_(asyncio.shield(connection.driver_connection.close()))
+    else:  # it is collected as garbage
+        connection.terminate()
 
 
 def _make(path: Path) -> None:

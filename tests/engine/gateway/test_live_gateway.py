@@ -51,6 +51,7 @@ async def test_a_session_says_back_what_it_is_told_in_the_same_order() -> None:
         head = application.session.head
         assert (head.method, head.path) == ("GET", "/v1/realtime")
         await caller.say(end=EndRecord(1000))
+        assert await caller.record() == EndRecord(1000)
         assert await caller.code() == 1000
     assert set(caller.lengths) == {1_072, 1_040}
     assert caller.lengths.count(1_072) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from proxy.jobs.store.migrations import MIGRATIONS
 from proxy.jobs.store.notices import QUEUE
 from proxy.jobs.store.schema import schema_version
 from tests.proxy.jobs.made import claimed, completed, queue, submitted
+from tests.waiting import until
 
 
 def _ports_of(
@@ -83,6 +85,24 @@ async def test_an_error_of_the_database_quotes_nothing(store: Kept) -> None:
         await ask()
     assert "nightjar" not in str(caught.value)
     assert "nowhere" not in str(caught.value)
+
+
+async def test_whoever_is_cancelled_twice_at_any_moment_leaves_nothing_that_waits_for_ever(store: Kept) -> None:
+    async def ask() -> None:
+        async with store.database.begin() as tx:
+            for _ in range(5):
+                await tx.run(text("SELECT version FROM schema_version"))
+
+    before = asyncio.all_tasks()
+    for first, second in itertools.product(range(0, 40, 2), range(8)):
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(ask())
+            for turns in (first, second):
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                asking.cancel()
+    await until(lambda: asyncio.all_tasks() <= before)
+    await ask()
 
 
 async def test_a_failed_transaction_tells_nobody(store: Kept) -> None:
