@@ -17,6 +17,7 @@ from aiohttp import web
 from benchmarks.null_speech import NullDecoder, NullTranscriber
 from core.program.http.listener import Address, listening
 from core.program.logs import LogFormat, LogLevel, configure_logging
+from core.program.memory import keep_freed_memory
 from core.program.run import until_stopped
 from engine.api import SpeechApplication
 from engine.app import EngineParts, running_engine
@@ -79,4 +80,5 @@ def _plain_http(application: SpeechApplication) -> web.Application:
 
 if __name__ == "__main__":
     configure_logging(LogFormat.AUTO, LogLevel.ERROR)  # on standard error: the port is all that goes to the other
+    keep_freed_memory()
     asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))

@@ -29,7 +29,7 @@ from core.errors import CoreError
 from core.media.decode import AudioDecoder
 from core.program.http.connections import raise_descriptor_limit
 from core.program.http.listener import Address, listening
-from core.program.memory import keep_memory_private
+from core.program.memory import keep_freed_memory, keep_memory_private
 from core.program.metronome import MakeMetronome, Steady
 from core.program.push import pushing
 from core.program.run import ExitCode, until_stopped
@@ -117,6 +117,7 @@ async def serve(settings: EngineSettings) -> ExitCode:
     """Serve until SIGTERM or SIGINT, then drain; not at all where this engine fails its own policy, or cannot start."""
     keep_memory_private()
     raise_descriptor_limit()
+    keep_freed_memory()
     try:
         async with supervised(os.environ) as supervisor, running_engine(settings) as engine:
             _announce(engine)

@@ -22,6 +22,7 @@ from aiohttp.typedefs import Handler, Middleware
 from core.program.files import watch
 from core.program.http.connections import raise_descriptor_limit
 from core.program.http.listener import Address, listening, refuse_names
+from core.program.memory import keep_freed_memory
 from core.program.push import pushing
 from core.program.run import ExitCode, until_stopped
 from core.program.supervisor import READY, STOPPING, Supervisor, supervised
@@ -60,6 +61,7 @@ class RunningProxy:
 async def serve(settings: ProxySettings) -> ExitCode:
     """Serve until SIGTERM or SIGINT, then let requests in flight finish. Raises StartError, OSError."""
     raise_descriptor_limit()
+    keep_freed_memory()
     async with supervised(os.environ) as supervisor, running_proxy(settings) as proxy:
         engines = proxy.service.sender.engines
         code = await _ended(proxy, supervisor, engines.until_refused() if settings.exit_if_refused else None)

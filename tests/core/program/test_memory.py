@@ -13,6 +13,15 @@ from tests.places import ROOT
 CANARY = "private-canary-4711"
 HOLDS = f"import os, sys\nheld = bytearray(b'{CANARY}')\n"
 PRIVATE = "from core.program.memory import keep_memory_private\nkeep_memory_private()\n"
+KEEPS = "from core.program.memory import keep_freed_memory\nkeep_freed_memory()\n"
+FAULTS = """
+import resource
+for number in range(4):
+    recording = [bytes([1]) * 262_144 for _ in range(100)]
+    del recording
+    first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt if number == 0 else first
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
+"""
 LIMITS = "print([line for line in open('/proc/self/limits') if 'core' in line][0].split()[4:6])\n"
 DUMPABLE = "from core.program.memory import prctl\nimport ctypes\nprint(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))\n"
 
@@ -48,3 +57,9 @@ def test_a_system_without_prctl_has_the_limit_all_the_same(tmp_path: Path) -> No
 def test_a_call_that_the_kernel_refuses_raises(tmp_path: Path) -> None:
     refused = run("from core.program.memory import prctl\nprctl(-1)", tmp_path)
     assert "OSError: [Errno 22]" in refused.stderr
+
+
+def test_memory_that_was_freed_is_there_for_the_next_recording(tmp_path: Path) -> None:
+    careless, keeps = (int(run(first + FAULTS, tmp_path).stdout) for first in ("", KEEPS))
+    assert careless > 5_000  # a recording is 6,400 pages
+    assert keeps < careless / 10
