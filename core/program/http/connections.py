@@ -24,7 +24,8 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 
-BACKLOG: Final = 128
+BACKLOG: Final = 1_024
+"""As many as may be kept: where more come at once than this, Linux loses some, and resets others (SYN cookies)."""
 FIRST_HEAD_S: Final = 10.0
 """How long a new connection may take to ask for something."""
 MAX_CONNECTIONS: Final = 1_024
