@@ -25,6 +25,9 @@ MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
 MAX_NO_SPEECH_PROB = 0.6
 
+MIN_DOUBTED_S = 2.0
+"""In a rest of less speech than that, a word or two without those before them, the model finds every text unlikely."""
+
 MAX_HASTE = 1.5
 """Nobody speaks so much faster than people do, by `saying_s`."""
 
@@ -42,18 +45,24 @@ class Outcome:
 
 
 async def decode_with_fallback(
-    decode: Callable[[float], Awaitable[ClipTranscript]], temperatures: Sequence[float], *, speech_s: float
+    decode: Callable[[float], Awaitable[ClipTranscript]],
+    temperatures: Sequence[float],
+    *,
+    speech_s: float,
+    is_rest: bool = False,
 ) -> Outcome:
     """Decode one clip at one temperature after the other until its text can be believed.
 
-    decode: turns the clip into text at the temperature given. speech_s: how much of the clip is speech.
+    decode: turns the clip into text at the temperature given. speech_s: how much of the clip is speech. is_rest:
+    whether it is what an earlier text of the same clip left out; a short one is believed though it is unlikely.
     If every temperature fails, the likeliest text is returned: of those that the model finds likely, else of those that
     do not repeat themselves (as faster-whisper does), else of all. If nobody can speak so fast, it ends where it loops.
     """
     doubtful: list[ClipTranscript] = []
     for temperature in temperatures:
         transcript = drop_silence(await decode(temperature))
-        if is_credible(transcript, speech_s=speech_s):
+        likely = is_likely(transcript) or (is_rest and speech_s < MIN_DOUBTED_S)
+        if likely and is_sound(transcript, speech_s=speech_s):
             return Outcome(transcript, fallbacks=len(doubtful))
         doubtful.append(transcript)
     fallbacks = len(doubtful) - 1
@@ -67,8 +76,13 @@ async def decode_with_fallback(
 
 def is_credible(transcript: ClipTranscript, *, speech_s: float = 0.0) -> bool:
     """Whether a transcript of a clip with so much speech needs no second attempt."""
+    return is_sound(transcript, speech_s=speech_s) and is_likely(transcript)
+
+
+def is_sound(transcript: ClipTranscript, *, speech_s: float) -> bool:
+    """Whether there is a text where somebody speaks, and it does not repeat itself."""
     silent = speech_s > LEAST_S and not transcript.text.strip()
-    return not silent and not repeats(transcript) and is_likely(transcript)
+    return not silent and not repeats(transcript)
 
 
 def is_likely(transcript: ClipTranscript) -> bool:

@@ -246,23 +246,23 @@ class SpeechPipeline:
         parts = []
         rest: Clip | None = clip
         while rest is not None:
-            outcome = await self._believed(rest, file)
+            outcome = await self._believed(rest, file, is_rest=rest is not clip)
             transcript = outcome.transcript if outcome.looped else up_to_gap(outcome.transcript, rest)
             begin, rest = _divide(rest, transcript, looped=outcome.looped)
             parts.append((begin, transcript))
         self._observer.clip_heard()
         return parts
 
-    async def _believed(self, clip: Clip, file: File) -> Outcome:
+    async def _believed(self, clip: Clip, file: File, *, is_rest: bool = False) -> Outcome:
         """The clip's text, decoded again without its prompt where it is nothing but that."""
-        outcome = await self._decoded(clip, file, file.options)
+        outcome = await self._decoded(clip, file, file.options, is_rest=is_rest)
         if echoes(outcome.transcript.text, file.hearing.prompt):
-            outcome = await self._decoded(clip, file, replace(file.options, prompt=None))
+            outcome = await self._decoded(clip, file, replace(file.options, prompt=None), is_rest=is_rest)
         if outcome.looped:
             self._observer.loop_ended()
         return outcome
 
-    async def _decoded(self, clip: Clip, file: File, options: DecodingOptions) -> Outcome:
+    async def _decoded(self, clip: Clip, file: File, options: DecodingOptions, *, is_rest: bool) -> Outcome:
         """The clip's text, decoded again at rising temperatures while it cannot be believed."""
 
         async def decode(temperature: float) -> ClipTranscript:
@@ -274,7 +274,7 @@ class SpeechPipeline:
             return drop_unspoken(transcript, clip) if file.hearing.voice_activity else transcript
 
         temperatures = (options.temperature,) if options.temperature else LADDER
-        outcome = await decode_with_fallback(decode, temperatures, speech_s=speech_s(clip))
+        outcome = await decode_with_fallback(decode, temperatures, speech_s=speech_s(clip), is_rest=is_rest)
         if outcome.fallbacks:
             self._observer.clip_decoded_again(outcome.fallbacks)
         return outcome

@@ -106,6 +106,18 @@ async def test_no_text_is_not_believed_where_somebody_speaks() -> None:
     assert (await decode_with_fallback(script, LADDER, speech_s=1.1)).transcript.text == GOOD
 
 
+@pytest.mark.parametrize(
+    ("text", "speech_s", "is_rest", "times"),
+    [(GOOD, 1.9, True, 1), (GOOD, 2.0, True, 2), (GOOD, 1.9, False, 2), (LOOP, 1.9, True, 2), ("", 1.9, True, 2)],
+)
+async def test_a_word_or_two_that_an_earlier_text_left_out_may_be_unlikely(
+    text: str, speech_s: float, is_rest: bool, times: int
+) -> None:
+    script = Script(transcript(segment(text, -1.4)), transcript(segment(GOOD)))
+    await decode_with_fallback(script, LADDER, speech_s=speech_s, is_rest=is_rest)
+    assert len(script.temperatures) == times
+
+
 async def test_unlikely_text_is_better_than_none_where_somebody_speaks() -> None:
     unlikely = transcript(segment(GOOD, -1.2))
     script = Script(*[ClipTranscript("", (), 0)] * 3, unlikely, *[ClipTranscript("", (), 0)] * 2)
