@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.compare                                all of it, a quarter of an hour on a quiet machine
+    python -m benchmarks.compare                                all of it, seven minutes on a quiet machine
     python -m benchmarks.compare --short                        what `make bench` runs, under two minutes
     python -m benchmarks.compare --json new.json --svg plots    figures as data, and pictures of them
     python -m benchmarks.compare --size "25 MiB" --concurrency 64 --side sealed

@@ -101,10 +101,6 @@ class LiveLine:
         """A receipt goes before the end. heard: asked when all that was said has left."""
         self._heard = heard
 
-    @property
-    def signs(self) -> bool:
-        return self.coverage is not None and self._heard is not None
-
     def end(self, end: End) -> None:
         """Say the end; of what comes from now on nothing is heard any more."""
         if self.coverage is None or self._heard is None:

@@ -58,11 +58,11 @@ async def decode_with_fallback(
     If every temperature fails, the likeliest text is returned: of those that the model finds likely, else of those that
     do not repeat themselves (as faster-whisper does), else of all. If nobody can speak so fast, it ends where it loops.
     """
+    may_be_unlikely = is_rest and speech_s < MIN_DOUBTED_S
     doubtful: list[ClipTranscript] = []
     for temperature in temperatures:
         transcript = drop_silence(await decode(temperature))
-        likely = is_likely(transcript) or (is_rest and speech_s < MIN_DOUBTED_S)
-        if likely and is_sound(transcript, speech_s=speech_s):
+        if is_credible(transcript, speech_s=speech_s, may_be_unlikely=may_be_unlikely):
             return Outcome(transcript, fallbacks=len(doubtful))
         doubtful.append(transcript)
     fallbacks = len(doubtful) - 1
@@ -74,15 +74,10 @@ async def decode_with_fallback(
     return _ended(best, fallbacks)
 
 
-def is_credible(transcript: ClipTranscript, *, speech_s: float = 0.0) -> bool:
+def is_credible(transcript: ClipTranscript, *, speech_s: float = 0.0, may_be_unlikely: bool = False) -> bool:
     """Whether a transcript of a clip with so much speech needs no second attempt."""
-    return is_sound(transcript, speech_s=speech_s) and is_likely(transcript)
-
-
-def is_sound(transcript: ClipTranscript, *, speech_s: float) -> bool:
-    """Whether there is a text where somebody speaks, and it does not repeat itself."""
     silent = speech_s > LEAST_S and not transcript.text.strip()
-    return not silent and not repeats(transcript)
+    return not silent and not repeats(transcript) and (may_be_unlikely or is_likely(transcript))
 
 
 def is_likely(transcript: ClipTranscript) -> bool:

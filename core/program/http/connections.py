@@ -24,11 +24,11 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 
-BACKLOG: Final = 1_024
-"""As many as may be kept: where more come at once than this, Linux loses some, and resets others (SYN cookies)."""
 FIRST_HEAD_S: Final = 10.0
 """How long a new connection may take to ask for something."""
 MAX_CONNECTIONS: Final = 1_024
+BACKLOG: Final = MAX_CONNECTIONS
+"""Where more come at once than this, Linux loses some, and resets others (SYN cookies)."""
 MAX_DESCRIPTORS: Final = 65_536
 _RETRY_S: Final = 1.0
 _TELL_S: Final = 60.0
