@@ -185,9 +185,17 @@ def _terminate(connection: Any) -> None:
     an answer of it: a program that cancels that at its end never ends (wapiti-scanner/wapiti#802).
     """
     if in_greenlet():
-        await_(asyncio.shield(connection.driver_connection.close()))
+        await_(asyncio.shield(_abandon(connection.driver_connection)))
     else:  # it is collected as garbage
         connection.terminate()
+
+
+async def _abandon(connection: Any) -> None:
+    """A connection with an unread result lives on behind its closing, and would keep the write lock."""
+    try:
+        await connection.rollback()
+    finally:
+        await connection.close()
 
 
 def _make(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,35 @@ async def test_whoever_is_cancelled_twice_at_any_moment_leaves_nothing_that_wait
                 asking.cancel()
     await until(lambda: asyncio.all_tasks() <= before)
     await ask()
+
+
+async def test_who_is_cancelled_with_an_answer_unread_keeps_no_lock(places: Places) -> None:
+    if isinstance(places.database, str):
+        pytest.skip("PostgreSQL ends a transaction with its connection")
+    at_work, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        at_work.set()
+        free.wait()
+
+    async with kept(places) as store:
+        unread: list[object] = []  # as a traceback may hold it
+
+        async def ask() -> None:
+            async with store.database.begin() as tx:
+                driver = (await tx.connection.get_raw_connection()).driver_connection
+                assert driver is not None
+                await driver.create_function("hold", 0, hold)
+                unread.append(await driver.execute("SELECT version FROM schema_version UNION ALL SELECT 0"))
+                await tx.run(text("SELECT hold()"))
+
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(ask())
+            await until(at_work.is_set)
+            asking.cancel()
+            free.set()
+        await submitted(store)
+        assert len(unread) == 1
 
 
 async def test_a_failed_transaction_tells_nobody(store: Kept) -> None:
