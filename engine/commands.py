@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from core.program.commands import VersionOption, settings_command
-from core.program.configuration import config_commands
+from core.program.configuration import config_commands, warn_of_unknown_variables
 from core.program.logs import configure_logging
 from core.program.run import ExitCode, run
 from engine.access import cli as keys_cli
@@ -43,6 +43,7 @@ def serve(settings: EngineSettings) -> None:
         raise typer.Exit(ExitCode.USAGE) from None
 
     configure_logging(settings.log_format, settings.log_level)
+    warn_of_unknown_variables(EngineSettings)
     run(serve_engine(settings))
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from core.program.commands import VersionOption, flags_command, settings_command
-from core.program.configuration import config_commands
+from core.program.configuration import config_commands, warn_of_unknown_variables
 from core.program.logs import LogFormat, LogLevel, configure_logging
 from core.program.memory import keep_memory_private
 from core.program.run import ExitCode, run
@@ -57,6 +57,7 @@ def serve(settings: ProxySettings) -> None:
     from proxy.sender import StartError  # noqa: PLC0415
 
     configure_logging(settings.log_format, settings.log_level)
+    warn_of_unknown_variables(ProxySettings)
     try:
         run(serve_apps(settings))
     except StartError as exc:

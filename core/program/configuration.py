@@ -10,14 +10,17 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+import structlog
 import typer
 from pydantic import SecretStr
 
 from core.program.commands import flags_command, settings_command
 from core.program.run import ExitCode
-from core.program.settings import ProgramSettings, Values, given, load_settings, sources
+from core.program.settings import ProgramSettings, Values, given, load_settings, sources, unknown_variables
 
 S = TypeVar("S", bound=ProgramSettings)
+
+_log = structlog.get_logger(__name__)
 
 
 def config_commands(
@@ -41,10 +44,18 @@ def config_commands(
         """Say everything that is wrong with the configuration; exit code 2 if anything is."""
         if told := list(faults(settings)):
             raise typer.BadParameter("\n".join(told), param_hint="settings")
+        for name in unknown_variables(settings_cls):
+            typer.echo(f"{name} is no setting of `{command}`, which passes it over.", err=True)
         typer.echo(f"{command} would start with this configuration.")
         raise typer.Exit(ExitCode.ACCEPTED)
 
     return app
+
+
+def warn_of_unknown_variables(settings_cls: type[ProgramSettings]) -> None:
+    """Log the names of variables that nothing reads, for whoever believes that they are in force."""
+    if names := unknown_variables(settings_cls):
+        _log.warning("unknown_variables", names=names)
 
 
 def _lines(settings_cls: type[ProgramSettings], flags: Values) -> Iterator[str]:

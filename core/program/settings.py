@@ -31,6 +31,9 @@ from core.program.logs import LogFormat, LogLevel
 
 ENV_PREFIX = "SOTTOVOCE_"
 
+_OF_A_SERVICE: Final = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
+"""What Kubernetes puts into every pod of a namespace with a Service called `sottovoce` or `sottovoce-...`."""
+
 
 class ConfigFileError(Exception):
     """The file of settings cannot be used."""
@@ -139,6 +142,18 @@ def types_of(annotation: Any) -> Iterator[Any]:
             yield from types_of(part)
     elif annotation is not NoneType:
         yield annotation
+
+
+def unknown_variables(settings_cls: type[ProgramSettings]) -> list[str]:
+    """Variables that are spelled as settings and are none of this program's: mistyped, or for another program."""
+    known = {variable_of(name) for name in settings_cls.model_fields}
+    known |= {f"{variable_of(name)}_FILE" for name, field in settings_cls.model_fields.items() if _is_secret(field)}
+    told = {name: name.upper() for name in os.environ}
+    return sorted(
+        name
+        for name, spelled in told.items()
+        if spelled.startswith(ENV_PREFIX) and spelled not in known and not _OF_A_SERVICE.search(spelled)
+    )
 
 
 def _is_secret(field: FieldInfo) -> bool:

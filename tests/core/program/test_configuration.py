@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
 import pytest
+import structlog
 import typer
 from pydantic import Field
 from typer.testing import CliRunner, Result
 
-from core.program.configuration import config_commands
+from core.program.configuration import config_commands, warn_of_unknown_variables
 from core.program.settings import ProgramSettings, SecretFile, read_settings
 
 SECRET = "canary-4711"
@@ -23,6 +25,14 @@ class _Settings(ProgramSettings):
     sure: bool = Field(False, description="A flag.")
     place: Path | None = Field(None, description="A place.")
     api_key: SecretFile | None = Field(None, description="A secret.")
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of this process."""
+    for name in tuple(os.environ):
+        if name.startswith("SOTTOVOCE_"):
+            monkeypatch.delenv(name)
 
 
 def run(*arguments: str, **variables: str) -> Result:
@@ -127,3 +137,41 @@ def test_what_else_would_keep_a_program_from_starting_is_told() -> None:
     result = run("check", "--place", "nowhere")
     assert result.exit_code == 2
     assert "nobody knows it" in result.output
+
+
+def test_a_variable_of_no_setting_is_told_by_its_name() -> None:
+    told = run("check", SOTTOVOCE_NUMBR="2", SOTTOVOCE_API_KEY_FIL="/a", sottovoce_sur="1", SOTTOVOCE_NUMBER="2")
+    assert told.exit_code == 0
+    assert told.stderr.splitlines() == [
+        f"{name} is no setting of `ours serve`, which passes it over."
+        for name in ("SOTTOVOCE_API_KEY_FIL", "SOTTOVOCE_NUMBR", "sottovoce_sur")
+    ]
+
+
+def test_variables_that_nothing_reads_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with structlog.testing.capture_logs() as quiet:
+        warn_of_unknown_variables(_Settings)
+    monkeypatch.setenv("SOTTOVOCE_NUMBR", SECRET)
+    with structlog.testing.capture_logs() as logged:
+        warn_of_unknown_variables(_Settings)
+    assert quiet == []
+    assert logged == [{"event": "unknown_variables", "log_level": "warning", "names": ["SOTTOVOCE_NUMBR"]}]
+
+
+def test_what_kubernetes_says_of_a_service_is_no_mistake(secret: Path) -> None:
+    of_a_service = {
+        f"SOTTOVOCE_PROXY_{name}": "10.96.0.11"
+        for name in (
+            "SERVICE_HOST",
+            "SERVICE_PORT",
+            "SERVICE_PORT_HTTP",
+            "PORT",
+            "PORT_8080_TCP",
+            "PORT_8080_TCP_PROTO",
+            "PORT_8080_TCP_ADDR",
+        )
+    }
+    told = run("check", **of_a_service, SOTTOVOCE_API_KEY_FILE=str(secret))
+    assert (told.exit_code, told.stderr) == (0, "")
