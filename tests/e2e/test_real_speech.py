@@ -159,10 +159,7 @@ async def test_words_have_the_times_at_which_they_are_spoken(service: Service) -
     assert sum(error <= NEAR_S for error in found) >= 0.9 * len(found), found
 
 
-async def test_what_is_longer_than_a_clip_is_heard_whole(service: Service, request: pytest.FixtureRequest) -> None:
-    if service.backend == "vllm":
-        lost = "where vLLM's model closes the last segment of a clip early, what follows it in the clip is lost"
-        request.applymarker(pytest.mark.xfail(reason=lost, strict=False))
+async def test_what_is_longer_than_a_clip_is_heard_whole(service: Service) -> None:
     english = [known for known in KNOWN.values() if known.recording.language == "english"]
     pause = np.zeros(int(PAUSE_S * RATE_HZ), np.float32)
     pieces = [piece for known in english for piece in (known.recording.samples, pause)]
