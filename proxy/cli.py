@@ -178,7 +178,9 @@ def live(
 @app.command()
 def status(
     url: Url = _URL,
-    status_url: Annotated[str, typer.Option(help="Where the proxy serves health.")] = _STATUS_URL,
+    status_url: Annotated[
+        str, typer.Option(help="Where the proxy serves health.", envvar="SOTTOVOCE_STATUS_URL")
+    ] = _STATUS_URL,
     api_key: ApiKey = None,
     token: Token = None,
 ) -> None:
