@@ -57,6 +57,13 @@ START_S = 900.0
 COST_S = 60.0
 """The length of the file at which details are measured."""
 PLAIN = Hearing(MODEL)
+BARE = {
+    "VLLM_PLUGINS": "",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    # It refuses 20 minutes as a WAV file unless told otherwise.
+    "VLLM_MAX_AUDIO_CLIP_FILESIZE_MB": "1024",
+    "VLLM_MAX_AUDIO_DECODE_DURATION_S": "14400",
+}
 COSTS = {
     "word times": replace(PLAIN, details=frozenset({Detail.WORDS})),
     "no voice activity": replace(PLAIN, voice_activity=None),
@@ -136,7 +143,7 @@ async def bare_vllm(weights: Path, machinery: Machinery) -> AsyncIterator[Side]:
             f"--served-model-name={MODEL}",
             f"--uds={directory / 'socket'}",
             *serving.flags,
-            env={**os.environ, **serving.variables, "VLLM_PLUGINS": "", "VLLM_LOGGING_LEVEL": "ERROR"},
+            env={**os.environ, **serving.variables, **BARE},
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
@@ -185,60 +192,53 @@ def _has_text(line: bytes) -> bool:
 # --- what is measured
 
 
-async def beside(bare: Side, one: Side, files: dict[float, bytes], times: int) -> list[Figure]:
+async def beside(bare: Side, one: Side, files: dict[float, bytes], times: int) -> AsyncIterator[Figure]:
     """Each file, by both in turns: the whole of it, and its first piece."""
-    figures = []
     for seconds, audio in files.items():
         rounds = times if seconds <= COST_S else 1
         for of in ("whole", "begin"):
             calls: list[Hear] = [getattr(side, of) for side in (bare, one)]
             taken = [[await call(audio) for call in calls] for _ in range(rounds)]
             without, with_us = map(statistics.median, zip(*taken, strict=True))
-            figures.append(Figure(bare.name, of, seconds, without))
-            figures.append(Figure(one.name, of, seconds, with_us, with_us / without))
-    return figures
+            yield Figure(bare.name, of, seconds, without)
+            yield Figure(one.name, of, seconds, with_us, with_us / without)
 
 
 async def costs(
     name: str, pipeline: SpeechPipeline, wanted: dict[str, Hearing], audio: bytes, times: int
-) -> list[Figure]:
+) -> AsyncIterator[Figure]:
     """What more than text costs, beside the text alone, in turns."""
 
     def asking(hearing: Hearing) -> Hear:
         return timed(lambda file: pipeline.transcribe(file, hearing))
 
-    plain, figures = asking(PLAIN), []
+    plain = asking(PLAIN)
     for of, hearing in wanted.items():
         call = asking(hearing)
         taken = [(await plain(audio), await call(audio)) for _ in range(times)]
         without, with_it = map(statistics.median, zip(*taken, strict=True))
-        figures.append(Figure(name, of, COST_S, with_it, with_it / without))
-    return figures
+        yield Figure(name, of, COST_S, with_it, with_it / without)
 
 
-async def crowded(sides: Sequence[Side], audio: bytes, seconds: float, in_flight: int) -> list[Figure]:
+async def crowded(sides: Sequence[Side], audio: bytes, seconds: float, in_flight: int) -> AsyncIterator[Figure]:
     """So many at once: seconds of processing for each second of audio, in all."""
-    figures: list[Figure] = []
+    without: float | None = None
     for side in sides:
         begun = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(in_flight):
                 group.create_task(_one(side, audio))
         took_s = time.perf_counter() - begun
-        without = figures[0].took_s if figures else None
-        figures.append(
-            Figure(
-                side.name, f"{in_flight} in flight", seconds * in_flight, took_s, took_s / without if without else None
-            )
-        )
-    return figures
+        ratio = took_s / without if without else None
+        yield Figure(side.name, f"{in_flight} in flight", seconds * in_flight, took_s, ratio)
+        without = without or took_s
 
 
 async def _one(side: Side, audio: bytes) -> None:
     await side.whole(audio)
 
 
-async def measure(name: str, options: argparse.Namespace, files: dict[float, bytes]) -> list[Figure]:
+async def measure(name: str, options: argparse.Namespace, files: dict[float, bytes]) -> AsyncIterator[Figure]:
     machinery = Machinery(options.vllm, options.threads, options.device)
     async with AsyncExitStack() as stack:
         diarizer = await _diarizer(stack, options.speaker_model)
@@ -252,14 +252,16 @@ async def measure(name: str, options: argparse.Namespace, files: dict[float, byt
         for side in (bare, one):  # what is loaded at the first request is loaded now
             await side.whole(files[shortest])
             await side.begin(files[shortest])
-        figures = await beside(bare, one, files, options.times)
+        async for figure in beside(bare, one, files, options.times):
+            yield figure
         minute = as_wav(options.spoken[: int(COST_S * RATE_HZ)])
         wanted = COSTS | (SPEAKERS if diarizer else {})
-        figures += await costs(one.name, pipeline, wanted, minute, options.times)
+        async for figure in costs(one.name, pipeline, wanted, minute, options.times):
+            yield figure
         clip = as_wav(options.spoken[: 30 * RATE_HZ])
         for in_flight in options.in_flight:
-            figures += await crowded((bare, one), clip, 30.0, in_flight)
-    return figures
+            async for figure in crowded((bare, one), clip, 30.0, in_flight):
+                yield figure
 
 
 async def _diarizer(stack: AsyncExitStack, directory: Path | None) -> Diarizer | None:
@@ -281,15 +283,13 @@ def confidential_mode() -> str:
     return told.stdout.strip() or "unknown"
 
 
-def table(figures: Sequence[Figure]) -> list[str]:
-    rows = [f"{'':24}{'':20}{'seconds':>9}{'took s':>10}{'RTF':>8}{'RTFx':>8}{'beside':>8}"]
-    for one in figures:
-        beside_it = f"{one.beside:8.2f}" if one.beside else ""
-        factor = one.took_s / one.seconds
-        rows.append(
-            f"{one.side:24}{one.of:20}{one.seconds:9.0f}{one.took_s:10.2f}{factor:8.3f}{1 / factor:8.1f}{beside_it}"
-        )
-    return rows
+HEADINGS = f"{'':24}{'':20}{'seconds':>9}{'took s':>10}{'RTF':>8}{'RTFx':>8}{'beside':>8}"
+
+
+def row(one: Figure) -> str:
+    beside_it = f"{one.beside:8.2f}" if one.beside else ""
+    factor = one.took_s / one.seconds
+    return f"{one.side:24}{one.of:20}{one.seconds:9.0f}{one.took_s:10.2f}{factor:8.3f}{1 / factor:8.1f}{beside_it}"
 
 
 def _numbers(text: str) -> list[float]:
@@ -332,11 +332,13 @@ async def main() -> None:
         if name == VLLM and not options.vllm.exists():
             print("vllm: not installed here (make vllm)")
             continue
-        measured = await measure(name, options, files)
-        figures += measured
-        print("", *table(measured), sep="\n", flush=True)
-        if options.json:
-            options.json.write_text(json.dumps({**conditions, "figures": [asdict(one) for one in figures]}, indent=1))
+        print("", HEADINGS, sep="\n", flush=True)
+        async for figure in measure(name, options, files):
+            print(row(figure), flush=True)
+            figures.append(figure)
+            if options.json:
+                told = {**conditions, "figures": [asdict(one) for one in figures]}
+                options.json.write_text(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":
