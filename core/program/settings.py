@@ -31,7 +31,7 @@ from core.program.logs import LogFormat, LogLevel
 
 ENV_PREFIX = "SOTTOVOCE_"
 
-_OF_A_SERVICE: Final = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
+_OF_A_SERVICE: Final = re.compile(r"(\w+?)_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 """What Kubernetes puts into every pod of a namespace with a Service called `sottovoce` or `sottovoce-...`."""
 
 
@@ -127,10 +127,30 @@ def parse_toml(data: bytes) -> dict[str, Any]:
         raise ConfigFileError("not TOML in UTF-8") from None
 
 
+def unknown_variables(settings_cls: type[ProgramSettings]) -> list[str]:
+    """Variables that are spelled as settings and are none of this program's: mistyped, or for another program."""
+    settings = {variable_of(name) for name in settings_cls.model_fields}
+    files = set(_file_variables(settings_cls).values())
+
+    def is_known(name: str) -> bool:
+        return name.upper() in settings or name in files or _is_of_a_service(name)
+
+    return sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and not is_known(name))
+
+
+def _is_of_a_service(name: str) -> bool:
+    told = _OF_A_SERVICE.fullmatch(name)
+    return told is not None and f"{told[1]}_SERVICE_HOST" in os.environ
+
+
 def _secret_file_variables(settings_cls: type[BaseSettings]) -> dict[str, Any]:
-    secrets = [name for name, field in settings_cls.model_fields.items() if _is_secret(field)]
-    files = {name: os.environ.get(f"{variable_of(name)}_FILE") for name in secrets}
+    files = {name: os.environ.get(variable) for name, variable in _file_variables(settings_cls).items()}
     return {name: f"@{file}" for name, file in files.items() if file}
+
+
+def _file_variables(settings_cls: type[BaseSettings]) -> dict[str, str]:
+    """The variable that names the file of each secret."""
+    return {name: f"{variable_of(name)}_FILE" for name, field in settings_cls.model_fields.items() if _is_secret(field)}
 
 
 def types_of(annotation: Any) -> Iterator[Any]:
@@ -142,18 +162,6 @@ def types_of(annotation: Any) -> Iterator[Any]:
             yield from types_of(part)
     elif annotation is not NoneType:
         yield annotation
-
-
-def unknown_variables(settings_cls: type[ProgramSettings]) -> list[str]:
-    """Variables that are spelled as settings and are none of this program's: mistyped, or for another program."""
-    known = {variable_of(name) for name in settings_cls.model_fields}
-    known |= {f"{variable_of(name)}_FILE" for name, field in settings_cls.model_fields.items() if _is_secret(field)}
-    told = {name: name.upper() for name in os.environ}
-    return sorted(
-        name
-        for name, spelled in told.items()
-        if spelled.startswith(ENV_PREFIX) and spelled not in known and not _OF_A_SERVICE.search(spelled)
-    )
 
 
 def _is_secret(field: FieldInfo) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from core.program.settings import ProgramSettings, SecretFile, read_settings
 
 SECRET = "canary-4711"
 
+pytestmark = pytest.mark.usefixtures("no_variables")
+
 
 class _Settings(ProgramSettings):
     number: int = Field(1, ge=1, description="A number.")
@@ -25,14 +26,6 @@ class _Settings(ProgramSettings):
     sure: bool = Field(False, description="A flag.")
     place: Path | None = Field(None, description="A place.")
     api_key: SecretFile | None = Field(None, description="A secret.")
-
-
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of this process."""
-    for name in tuple(os.environ):
-        if name.startswith("SOTTOVOCE_"):
-            monkeypatch.delenv(name)
 
 
 def run(*arguments: str, **variables: str) -> Result:
@@ -148,9 +141,7 @@ def test_a_variable_of_no_setting_is_told_by_its_name() -> None:
     ]
 
 
-def test_variables_that_nothing_reads_are_warned_of(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_variables_that_nothing_reads_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     with structlog.testing.capture_logs() as quiet:
         warn_of_unknown_variables(_Settings)
     monkeypatch.setenv("SOTTOVOCE_NUMBR", SECRET)
@@ -175,3 +166,8 @@ def test_what_kubernetes_says_of_a_service_is_no_mistake(secret: Path) -> None:
     }
     told = run("check", **of_a_service, SOTTOVOCE_API_KEY_FILE=str(secret))
     assert (told.exit_code, told.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["SOTTOVOCE_LISTEN_PORT", "SOTTOVOCE_SERVICE_PORT", "sottovoce_api_key_file"])
+def test_what_only_looks_like_a_service_or_a_file_is_told(name: str) -> None:
+    assert run("check", **{name: "8081"}).stderr.startswith(name)

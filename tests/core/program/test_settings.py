@@ -52,11 +52,8 @@ def started() -> list[_Settings]:
 
 
 @pytest.fixture
-def start(started: list[_Settings], monkeypatch: pytest.MonkeyPatch) -> Start:
+def start(started: list[_Settings], no_variables: None) -> Start:
     """Run the program with arguments, variables and nothing of this process's environment."""
-    for name in tuple(os.environ):
-        if name.startswith("SOTTOVOCE_"):
-            monkeypatch.delenv(name)
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command()(settings_command(_Settings)(started.append))
 
